@@ -1,0 +1,127 @@
+"""The unit's cgroup and the payload below it, on cgroup v2 (cgroup-v2.rst of the kernel)."""
+
+import os
+import select
+import time
+
+from torpor.errors import RuntimeFailedError
+from torpor.process import read_small
+
+PAYLOAD = "payload"
+SUPERVISOR = "supervisor"
+
+_V2_MOUNTS = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified")
+
+
+def mount_point() -> str:
+    """Where cgroup v2 is mounted: at the top, or beside v1 controllers."""
+    for path in _V2_MOUNTS:
+        if os.path.exists(f"{path}/cgroup.controllers"):
+            return path
+    raise RuntimeFailedError(
+        "no cgroup v2 hierarchy is mounted", "torpor needs cgroup v2: boot without legacy cgroups"
+    )
+
+
+def own_unit() -> str:
+    """The cgroup of the unit that this process belongs to, as /proc/self/cgroup names it.
+
+    Helpers run in a subgroup of it (DelegateSubgroup= and systemd's .control).
+    """
+    for line in read_small("/proc/self/cgroup").splitlines():
+        if line.startswith("0::"):
+            path = line[3:]
+            head, _, tail = path.rpartition("/")
+            return head if tail in (SUPERVISOR, ".control") else path
+    raise RuntimeFailedError("this process is in no cgroup v2", "see cgroups(7)")
+
+
+class Cgroup:
+    """One cgroup directory."""
+
+    __slots__ = ("path",)
+
+    def __init__(self, name: str) -> None:
+        self.path = mount_point() + name
+
+    def exists(self) -> bool:
+        return os.path.isdir(self.path)
+
+    def write(self, file: str, value: str) -> None:
+        fd = os.open(f"{self.path}/{file}", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, value.encode())
+        finally:
+            os.close(fd)
+
+    def pids(self) -> list[int]:
+        """Every process in it and below it."""
+        found = []
+        for directory, _, _ in os.walk(self.path):
+            found += [int(pid) for pid in read_small(f"{directory}/cgroup.procs").split()]
+        return found
+
+    def freeze(self, timeout_s: float) -> None:
+        """Stop every task in it; RuntimeFailedError when one does not stop in time."""
+        self.write("cgroup.freeze", "1")
+        if not self._wait_for("frozen 1", timeout_s):
+            self.thaw()
+            raise RuntimeFailedError(
+                f"its processes did not freeze within {timeout_s:.0f} s",
+                "one of them hangs in the kernel: look for state D in: ps -eo pid,stat,wchan,args",
+            )
+
+    def thaw(self) -> None:
+        self.write("cgroup.freeze", "0")
+
+    def kill(self, timeout_s: float) -> None:
+        """SIGKILL every task in it, frozen ones too, and wait until the last is gone."""
+        if not self.exists():
+            return
+        self.write("cgroup.kill", "1")
+        if not self._wait_for("populated 0", timeout_s):
+            raise RuntimeFailedError(
+                f"its processes did not die within {timeout_s:.0f} s of SIGKILL",
+                "one of them hangs in the kernel: look for state D in: ps -eo pid,stat,wchan,args",
+            )
+
+    def remove(self) -> None:
+        """Remove it and the empty ones below it."""
+        for directory, _, _ in os.walk(self.path, topdown=False):
+            try:
+                os.rmdir(directory)
+            except OSError:
+                pass
+
+    def memory_bytes(self) -> int:
+        """How much memory its tasks hold; summed from /proc where the controller is not there."""
+        current = read_small(f"{self.path}/memory.current").strip()
+        if current:
+            return int(current)
+        pages = 0
+        for pid in self.pids():
+            fields = read_small(f"/proc/{pid}/statm").split()
+            pages += int(fields[1]) if len(fields) > 1 else 0
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
+    def _wait_for(self, event: str, timeout_s: float) -> bool:
+        """Wait for a line of cgroup.events; the kernel signals a change with POLLPRI."""
+        deadline = time.monotonic() + timeout_s
+        fd = os.open(f"{self.path}/cgroup.events", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            poller = select.poll()
+            poller.register(fd, select.POLLPRI)
+            while event not in os.pread(fd, 4096, 0).decode().splitlines():
+                left_s = deadline - time.monotonic()
+                if left_s <= 0:
+                    return False
+                poller.poll(int(left_s * 1000) + 1)
+            return True
+        except OSError:  # removed meanwhile: nothing is in it
+            return event == "populated 0"
+        finally:
+            os.close(fd)
+
+
+def payload_of(unit_cgroup: str) -> Cgroup:
+    return Cgroup(f"{unit_cgroup}/{PAYLOAD}")

@@ -1,0 +1,195 @@
+"""One dump of a running container, from the freeze to CRIU's end."""
+
+import os
+import time
+from collections.abc import Callable
+
+from torpor import criu, fault, images, process, runc, state
+from torpor.cgroup import Cgroup
+from torpor.container import Container
+from torpor.errors import CheckpointError, ContainerLostError, TorporError
+from torpor.images import Generation
+from torpor.payload import KILL_TIMEOUT_S
+from torpor.talk import WARNING, mebibytes, say
+
+FREEZE_TIMEOUT_S = 20.0
+# CRIU is taken to hang when neither its log nor its images grew for this long.
+STALL_S = 60.0
+_TICK_S = 1.0
+_MARGIN_BYTES = 32 << 20
+
+
+def preflight(container: Container, cgroup: Cgroup) -> None:
+    """What can be known before anything is frozen; CheckpointError says why it would fail."""
+    found = criu.version()
+    if not found:
+        raise CheckpointError("CRIU is not installed", "install the package criu")
+    if found < criu.MINIMUM:
+        raise CheckpointError(
+            f"checkpointing needs CRIU >= {_dotted(criu.MINIMUM)}, found {_dotted(found)}",
+            "install a newer criu",
+        )
+    if not cgroup.pids():
+        raise CheckpointError("the container has no processes", "")
+    needed = cgroup.memory_bytes() + _MARGIN_BYTES
+    disk = os.statvfs(container.state_dir)
+    free = disk.f_bavail * disk.f_frsize
+    if free < needed:
+        raise CheckpointError(
+            f"{container.state_dir}: {mebibytes(free)} are free, "
+            f"the images may need {mebibytes(needed)}",
+            "make room there, or mount a larger file system at /var/lib/torpor",
+        )
+
+
+def _dotted(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))
+
+
+class Dump:
+    """Runs ``runc checkpoint``; ``commit`` is called while CRIU holds the finished dump.
+
+    ``commit`` makes the images durable and ends the container, or raises: then CRIU rolls back
+    and the container goes on.
+    """
+
+    def __init__(
+        self,
+        container: Container,
+        generation: Generation,
+        cgroup: Cgroup,
+        progress: Callable[[int], None],
+    ) -> None:
+        self._container = container
+        self._generation = generation
+        self._cgroup = cgroup
+        self._progress = progress  # called every second with the bytes written so far
+        self._refusal: Exception | None = None
+        self._committed = False
+
+    def run(self, commit: Callable[[], None], *, leave_running: bool = False) -> None:
+        """Raise CheckpointError when the container can go on, ContainerLostError when it cannot."""
+        channel = criu.Channel(self._container)
+        try:
+            child = runc.checkpoint(
+                self._container,
+                self._generation.images,
+                self._generation.work,
+                channel.environment(self._cgroup),
+                leave_running=leave_running,
+            )
+            self._serve(channel, child, commit)
+        finally:
+            channel.close()
+        if self._committed:
+            return  # what CRIU did afterwards no longer counts
+        if leave_running and child.status == 0:
+            return
+        raise self._failure()
+
+    def _serve(self, channel: criu.Channel, child: process.Child, commit: Callable[[], None]) -> None:
+        stall = _Stall()
+        while child.poll() is None:
+            channel.wait(child, _TICK_S)
+            for stage, _ in channel.questions():
+                if stage == criu.POST_DUMP:
+                    channel.answer(go_on=self._commit(commit))
+            size = self._generation.size_bytes()
+            self._progress(size)
+            if stall.stalled((size, criu.log_size(self._generation.work, "dump"))):
+                process.kill_tree(child.pid)
+
+    def _commit(self, commit: Callable[[], None]) -> bool:
+        fault.point("post-dump")
+        try:
+            commit()
+        except (OSError, TorporError) as error:
+            self._refusal = error
+            return False
+        self._committed = True
+        return True
+
+    def _failure(self) -> TorporError:
+        work = self._generation.work
+        kept = self._container.log_path("dump")
+        criu.keep_log(work, "dump", kept)
+        errors = criu.errors(work, "dump")
+        reason = "CRIU: " + "; ".join(errors) if errors else runc.last_error(self._container)
+        if self._refusal is not None:
+            reason = f"the images could not be made durable: {self._refusal}"
+        advice = criu.hint(errors)
+        log = f"log: {kept}" if os.path.exists(kept) else ""
+        hint = "\n".join(line for line in (advice, log) if line)
+        # CRIU writes its log before it touches a task: no log, no harm.
+        if criu.rolled_back(work) or not criu.log_size(work, "dump"):
+            return CheckpointError(reason, hint)
+        return ContainerLostError(f"CRIU was cut off in the middle: {reason}", hint)
+
+
+class _Stall:
+    """Notices that nothing has changed for STALL_S."""
+
+    def __init__(self) -> None:
+        self._seen: tuple[int, ...] = ()
+        self._since_s = time.monotonic()
+
+    def stalled(self, seen: tuple[int, ...]) -> bool:
+        now_s = time.monotonic()
+        if seen != self._seen:
+            self._seen, self._since_s = seen, now_s
+        return now_s - self._since_s > STALL_S
+
+
+class Commit:
+    """Makes a finished dump durable, then kills what was dumped: in this order, never the other."""
+
+    def __init__(
+        self,
+        container: Container,
+        generation: Generation,
+        cgroup: Cgroup,
+        current: state.State,
+        facts: dict[str, str],
+        sync_paths: list[str],
+        reason: str,
+        frozen_at_s: float,
+    ) -> None:
+        self._container = container
+        self._generation = generation
+        self._cgroup = cgroup
+        self._current = current
+        self._facts = facts
+        self._sync_paths = sync_paths
+        self._reason = reason
+        self._frozen_at_s = frozen_at_s
+        self.size_bytes = 0
+        self.frozen_s = 0.0
+
+    def __call__(self) -> None:
+        syncing = [process.spawn(["sync", "--file-system", path]) for path in self._sync_paths]
+        # CRIU has thawed the cgroup and holds the tasks itself: were it killed now, they would
+        # run on, with its code in them and later than the images.
+        self._cgroup.write("cgroup.freeze", "1")
+        manifest = images.seal(self._generation, self._facts)
+        for child, path in zip(syncing, self._sync_paths, strict=True):
+            if child.wait() != 0:
+                raise CheckpointError(f"{path} could not be synced to its disk")
+        fault.point("sealed")
+        number = self._generation.number
+        committed = self._current.become(state.COMMITTED, self._reason, generation=number)
+        state.write(self._container, committed)
+        self.size_bytes = manifest.size_bytes
+        try:
+            self._finish(committed)
+        except (OSError, TorporError) as error:
+            # No way back from here: the images are what the next start goes by, and it
+            # kills what is still there first.
+            say(f"{self._container.name}: asleep, but not cleanly: {error}", WARNING)
+
+    def _finish(self, committed: state.State) -> None:
+        fault.point("committed")
+        self._cgroup.kill(KILL_TIMEOUT_S)
+        self.frozen_s = time.monotonic() - self._frozen_at_s
+        fault.point("killed")
+        state.write(self._container, committed.become(state.READY, self._reason))
+        fault.point("ready")

@@ -1,0 +1,1 @@
+"""What units and people call: one verb per module."""

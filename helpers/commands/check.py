@@ -1,0 +1,68 @@
+"""Check a definition; or, by a dump that leaves it running, whether its container would sleep."""
+
+import argparse
+import time
+
+from torpor import checkpoint, images, rendering, runc, state
+from torpor.cgroup import Cgroup
+from torpor.checkpoint import Dump
+from torpor.container import Container
+from torpor.errors import ContainerLostError, TorporError
+from torpor.images import Generation
+from torpor.lock import Lock
+from torpor.systemd import Unit
+from torpor.talk import WARNING, mebibytes, say
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", help="the container")
+    parser.add_argument(
+        "--checkpoint",
+        action="store_true",
+        help="dump the running container and throw the images away: would it sleep?",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    container = Container(options.name)
+    for warning in rendering.check(container):
+        say(f"{container.name}: {warning}", WARNING)
+    print(f"{container.name}: {container.definition_path} is right")
+    if options.checkpoint:
+        with Lock(container, wait=False):
+            _dry_run(container)
+    return 0
+
+
+def _dry_run(container: Container) -> None:
+    unit = Unit(container)
+    current = state.read(container)
+    if unit.active_state != "active" or current.name != state.RUNNING:
+        raise TorporError(
+            f"{container.name} is not running: there is nothing to dump",
+            f"start it first: systemctl start {container.unit}",
+        )
+    cgroup = Cgroup(f"{unit.cgroup}/payload")
+    checkpoint.preflight(container, cgroup)
+    runc.check_ours(container)
+    generation = Generation(container, current.generation + 1)
+    dumping = current.become(state.DUMPING, "check --checkpoint", generation=generation.number)
+    state.write(container, dumping)
+    began_s = time.monotonic()
+    try:
+        generation.make()
+        cgroup.freeze(checkpoint.FREEZE_TIMEOUT_S)
+        Dump(container, generation, cgroup, lambda _: None).run(lambda: None, leave_running=True)
+        size = generation.size_bytes()
+    except ContainerLostError as error:
+        cgroup.kill(checkpoint.KILL_TIMEOUT_S)
+        state.write(container, dumping.become(state.NONE, error.message))
+        raise
+    finally:
+        images.remove(generation.path)
+        if state.read(container).name == state.DUMPING:
+            back = dumping.become(state.RUNNING, current.reason)
+            state.write(container, back)
+            cgroup.thaw()
+    took = time.monotonic() - began_s
+    print(f"{container.name}: would sleep: {mebibytes(size)}, dumped in {took:.2f} s; it goes on")

@@ -1,0 +1,44 @@
+"""Forget the memory of a container that sleeps."""
+
+import argparse
+
+from torpor import images, state
+from torpor.container import Container
+from torpor.errors import RecordError, TorporError
+from torpor.lock import Lock
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", help="the container")
+
+
+def run(options: argparse.Namespace) -> int:
+    container = Container(options.name)
+    with Lock(container, wait=False):
+        if forget(container):
+            print(f"{container.name}: its memory is forgotten; the next start is fresh")
+        else:
+            print(f"{container.name}: there is no memory to forget")
+    return 0
+
+
+def forget(container: Container) -> bool:
+    """Void the record first, durably; only then remove the images. False: nothing was there."""
+    try:
+        current = state.read(container)
+    except RecordError:
+        current = state.State(state.DAMAGED)
+    if current.name == state.RUNNING:
+        raise TorporError(
+            f"{container.name} is running: its memory is in its processes",
+            f"to end it without sleeping: torpor stop --fresh {container.name}",
+        )
+    newest = max([current.generation, *images.generations(container)])
+    had_memory = current.name in (*state.RESTORABLE, state.DAMAGED)
+    if had_memory:
+        discarded = current.become(state.NONE, "discarded by hand", generation=newest)
+        state.write(container, discarded)
+    for number in images.generations(container):
+        images.remove(container.generation_dir(number))
+    images.remove(f"{container.state_dir}/aside")
+    return had_memory

@@ -1,0 +1,47 @@
+"""Clean up after a unit that did not stop in order: its start or stop was killed or failed.
+
+ExecStopPost= of torpor@.service. Everything here is done again by the next start, should this
+be killed too.
+"""
+
+import os
+import sys
+
+from torpor import payload, state
+from torpor.cgroup import own_unit, payload_of
+from torpor.container import Container
+from torpor.errors import ForeignContainerError, TorporError
+from torpor.lock import Lock
+from torpor.talk import say_fault
+
+
+def main() -> None:
+    name = sys.argv[1]
+    try:
+        container = Container(name)
+        if os.path.exists(container.run_dir):
+            with Lock(container):
+                _settle(container)
+    except ForeignContainerError:
+        pass  # the start has said so
+    except (TorporError, OSError) as error:
+        say_fault(name, getattr(error, "message", str(error)), getattr(error, "hint", ""))
+        os._exit(1)
+    os._exit(0)
+
+
+def _settle(container: Container) -> None:
+    payload.clear(container, payload_of(own_unit()))
+    current = state.read(container)
+    if current.name in (state.RUNNING, state.CONSUMED):
+        state.write(container, current.become(state.EXITED, _result()))
+    elif current.name == state.DUMPING:
+        why = "its checkpoint was cut off"
+        state.write(container, current.become(state.NONE, why))
+
+
+def _result() -> str:
+    """How systemd saw the end (systemd.exec(5), $SERVICE_RESULT)."""
+    result = os.environ.get("SERVICE_RESULT", "unknown")
+    status = os.environ.get("EXIT_STATUS", "")
+    return f"unit result {result}{f', status {status}' if status else ''}"

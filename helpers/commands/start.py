@@ -1,0 +1,275 @@
+"""Start a container: wake it from its images if it sleeps, else make it anew.
+
+ExecStart= of torpor@.service. It ends when the container runs: systemd is then the parent of
+the container's init and sees its exit status; nothing of torpor stays but the pump.
+"""
+
+import os
+import sys
+import time
+
+from torpor import criu, fault, images, notify, payload, pump, record, rendering, runc, state
+from torpor.cgroup import Cgroup, own_unit, payload_of
+from torpor.container import Container
+from torpor.errors import ImageError, RestoreError, RuntimeFailedError, TorporError
+from torpor.images import Generation
+from torpor.lock import Lock
+from torpor.rendering import Inputs
+from torpor.restore import Restore
+from torpor.talk import NOTICE, WARNING, mebibytes, say, say_fault
+
+_CREATE_TIMEOUT_S = 60.0
+# A restore asks systemd for more time each half second, this far ahead.
+_EXTEND_S = 30
+
+
+def main() -> None:
+    name = sys.argv[1]
+    try:
+        container = Container(name)
+        with Lock(container):
+            _start(container)
+    except (TorporError, OSError) as error:
+        if isinstance(error, TorporError):
+            say_fault(name, error.message, error.hint)
+            os._exit(error.exit_code)
+        say_fault(name, str(error))
+        os._exit(1)
+    os._exit(0)
+
+
+def _start(container: Container) -> None:
+    unit_cgroup = own_unit()
+    cgroup = payload_of(unit_cgroup)
+    payload.clear(container, cgroup)
+    record.make_directory(container.run_dir)
+    inputs, warnings = rendering.current(container, f"{unit_cgroup}/payload")
+    for warning in warnings:
+        say(f"{container.name}: {warning}", WARNING)
+    current = _read_state(container)
+    reason = _wake(container, cgroup, inputs, current)
+    if reason is not None:
+        _start_fresh(container, cgroup, inputs, reason)
+
+
+def _read_state(container: Container) -> state.State:
+    """A record that cannot be read proves nothing about any image: there is no memory then."""
+    try:
+        return state.read(container)
+    except TorporError as error:
+        newest = max(images.generations(container), default=0)
+        if newest:
+            images.set_aside(container, newest)
+        say(f"{container.name}: {error}: its images are not believed", WARNING)
+        return state.State(generation=newest, reason=str(error))
+
+
+def _wake(
+    container: Container, cgroup: Cgroup, inputs: Inputs, current: state.State
+) -> str | None:
+    """Wake the container if it sleeps. Returns why it must be started fresh, None when it is awake."""
+    plan = state.plan(current, state.boot_id())
+    if plan == state.COLD:
+        return current.reason if current.name == state.NONE else current.name.lower()
+    if plan == state.REFUSE:
+        return _damaged(container, inputs, current, current.reason)
+    if plan == state.GIVE_UP:
+        return _damaged(
+            container, inputs, current, f"{current.attempt} restores of it were cut off"
+        )
+    # KILL_THEN_WAKE: what was frozen has been killed with the other left-overs.
+    generation = Generation(container, current.generation)
+    try:
+        manifest = images.read_manifest(container, generation)
+        changed = _what_changed(inputs, manifest)
+        if changed:
+            return _outdated(container, current, changed)
+        _restore(container, cgroup, inputs, current, generation, manifest)
+    except (ImageError, RestoreError) as error:
+        payload.clear(container, cgroup)
+        record.make_directory(container.run_dir)
+        return _failed(container, inputs, error)
+    return None
+
+
+def _what_changed(inputs: Inputs, manifest: images.Manifest) -> str:
+    if manifest.facts.get("inputs") != inputs.digest:
+        return "definition"
+    if manifest.facts.get("rootfs") != rendering.rootfs_identity(inputs):
+        return "rootfs"
+    return ""
+
+
+def _restore(
+    container: Container,
+    cgroup: Cgroup,
+    inputs: Inputs,
+    current: state.State,
+    generation: Generation,
+    manifest: images.Manifest,
+) -> None:
+    began_s = time.monotonic()
+    number = generation.number
+    restoring = current.become(
+        state.RESTORING, f"restoring generation {number}", attempt=current.attempt + 1
+    )
+    state.write(container, restoring)
+    fault.point("restoring")
+    _lay_saved_bundle(container, cgroup, generation)
+    _admit_owner(generation, inputs)
+
+    def consume() -> None:
+        state.write(container, restoring.become(state.CONSUMED, f"generation {number} resumed"))
+
+    def progress(elapsed_s: float) -> None:
+        if elapsed_s > 1:
+            size = mebibytes(manifest.size_bytes)
+            notify.extend(_EXTEND_S, f"restoring generation {number}, {size}, {elapsed_s:.0f} s")
+
+    restore = Restore(container, generation, manifest, cgroup, progress)
+    pid = restore.run(pump.start(container), consume)
+    fault.point("restored")
+    took = f"{mebibytes(manifest.size_bytes)}, in {time.monotonic() - began_s:.2f} s"
+    notify.notify(f"MAINPID={pid}", "READY=1", f"STATUS=restored generation {number}, {took}")
+    cgroup.thaw()
+    say(f"{container.name}: restored generation {number}, {took}", NOTICE)
+    state.write(container, restoring.become(state.RUNNING, f"woke from generation {number}"))
+    fault.point("awake")
+    criu_logs_kept = inputs.keep_logs
+    if criu_logs_kept:
+        criu.keep_log(generation.work, "restore", container.log_path("restore"))
+    images.forget_older(container, inputs.keep - 1)
+
+
+def _lay_saved_bundle(container: Container, cgroup: Cgroup, generation: Generation) -> None:
+    """The config the container ran with: a newer torpor's defaults must not cost its memory.
+
+    Only what this boot makes anew is replaced: the cgroup of a unit that moved to another slice.
+    """
+    saved = record.read_bytes(generation.config)
+    if saved is None:
+        raise ImageError(f"{generation.config} is missing")
+    path = cgroup.path.removeprefix(_cgroup_mount(cgroup))
+    if f'"cgroupsPath":"{path}"'.encode() not in saved:
+        saved = _moved(saved, path)
+    payload.lay_bundle(container, saved)
+
+
+def _cgroup_mount(cgroup: Cgroup) -> str:
+    from torpor.cgroup import mount_point
+
+    return mount_point()
+
+
+def _moved(saved: bytes, cgroup_path: str) -> bytes:
+    import json
+
+    config = json.loads(saved)
+    config["linux"]["cgroupsPath"] = cgroup_path
+    return json.dumps(config).encode()
+
+
+def _admit_owner(generation: Generation, inputs: Inputs) -> None:
+    """Let the root of a user namespace read its images: CRIU reads some of them as that user."""
+    uid, gid = inputs.owner
+    if not uid:
+        return
+    for directory in (generation.images, generation.work):
+        os.chown(directory, uid, gid)
+    for name in os.listdir(generation.images):
+        os.chown(f"{generation.images}/{name}", uid, gid, follow_symlinks=False)
+
+
+def _failed(container: Container, inputs: Inputs, error: TorporError) -> str:
+    """A restore failed before the container's code could run, or nobody can tell any more."""
+    current = state.read(container)
+    say_fault(container.name, f"cannot restore: {error.message}", error.hint)
+    if current.name == state.CONSUMED:
+        return _damaged(container, inputs, current, "the restore failed after its memory was used")
+    if isinstance(error, ImageError) or inputs.start_fresh:
+        return _damaged(container, inputs, current, error.message)
+    # Sound images that CRIU cannot restore today, perhaps for a reason that can be mended.
+    number = current.generation
+    state.write(container, current.become(state.READY, f"not restored: {error.message}"))
+    raise RestoreError(
+        f"generation {number} was not restored and is kept",
+        f"restore-failure is 'fail': mend the cause and start again, or forget its memory with "
+        f"'torpor discard {container.name}'",
+    )
+
+
+def _damaged(container: Container, inputs: Inputs, current: state.State, why: str) -> str:
+    """Set the images aside and follow the policy."""
+    number = current.generation
+    place = images.set_aside(container, number)
+    kept = f"; its images are kept aside in {place}" if place else ""
+    if inputs.start_fresh:
+        state.write(container, current.become(state.NONE, f"generation {number}: {why}"))
+        say(f"{container.name}: generation {number} is not restored{kept}", WARNING)
+        return f"generation {number} was not restored: {why}"
+    state.write(container, current.become(state.DAMAGED, why))
+    raise ImageError(
+        f"generation {number} cannot be restored: {why}{kept}",
+        f"restore-failure is 'fail': to start fresh, run 'torpor discard {container.name}'",
+    )
+
+
+def _outdated(container: Container, current: state.State, changed: str) -> str:
+    number = current.generation
+    place = images.set_aside(container, number)
+    why = f"the {changed} changed after generation {number} was taken"
+    state.write(container, current.become(state.NONE, why))
+    say(f"{container.name}: {why}: starting fresh; its images are kept aside in {place}", WARNING)
+    return why
+
+
+def _start_fresh(container: Container, cgroup: Cgroup, inputs: Inputs, reason: str) -> None:
+    current = state.read(container)
+    running = current.become(
+        state.RUNNING, "started fresh", inputs=inputs.digest, rootfs=rendering.rootfs_identity(inputs)
+    )
+    state.write(container, running)
+    fault.point("running")
+    config = record.read_bytes(container.rendered_path)
+    if config is None:
+        raise RuntimeFailedError(f"{container.rendered_path} is gone", "start again")
+    payload.lay_bundle(container, config)
+    try:
+        pid = _create(container)
+        fault.point("created")
+        # Before its program runs: it may end at once, and systemd must know whose status that is.
+        why = f" ({reason})" if reason else ""
+        notify.notify(f"MAINPID={pid}", "READY=1", f"STATUS=started fresh{why}")
+        _run(container)
+        fault.point("started")
+    except TorporError:
+        payload.clear(container, cgroup)
+        state.write(container, running.become(state.EXITED, "it could not be started"))
+        raise
+    images.forget_older(container, inputs.keep - 1)
+
+
+def _create(container: Container) -> int:
+    output = pump.start(container)
+    child = runc.create(container, output)
+    os.close(output)
+    _await(container, child, "create")
+    pid = runc.init_pid(container)
+    if not pid:
+        raise RuntimeFailedError("runc create left no pid")
+    return pid
+
+
+def _run(container: Container) -> None:
+    _await(container, runc.start(container), "start")
+
+
+def _await(container: Container, child, verb: str) -> None:  # type: ignore[no-untyped-def]
+    status = child.wait(_CREATE_TIMEOUT_S)
+    if status is None:
+        from torpor import process
+
+        process.kill_tree(child.pid)
+        raise RuntimeFailedError(f"runc {verb} did not end within {_CREATE_TIMEOUT_S:.0f} s")
+    if status:
+        raise RuntimeFailedError(f"runc {verb}: {runc.last_error(container)}")

@@ -1,0 +1,150 @@
+"""Show what is known of containers."""
+
+import argparse
+import json
+import os
+import sys
+import time
+
+from torpor import container as places
+from torpor import images, state
+from torpor.container import Container, valid_name
+from torpor.errors import ImageError, TorporError
+from torpor.images import Generation
+from torpor.systemd import Unit
+from torpor.talk import mebibytes
+
+_NO_SUCH = 4  # the exit status of systemctl status for a unit that is not there
+
+_WORDS = {
+    state.NONE: "never ran",
+    state.RUNNING: "running",
+    state.EXITED: "ended",
+    state.DUMPING: "falling asleep",
+    state.COMMITTED: "asleep",
+    state.READY: "asleep",
+    state.RESTORING: "waking",
+    state.CONSUMED: "waking",
+    state.DAMAGED: "damaged",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", nargs="?", help="one container; default: all")
+    parser.add_argument("--json", action="store_true", help="for programs: one JSON document")
+
+
+def run(options: argparse.Namespace) -> int:
+    if options.name:
+        container = Container(options.name)
+        if not _is_known(container):
+            raise TorporError(
+                f"no container {options.name!r}: neither {container.definition_path} "
+                f"nor {container.state_dir} is there",
+                "see them all: torpor status",
+                exit_code=_NO_SUCH,
+            )
+        rows = [_describe(container)]
+    else:
+        rows = [_describe(Container(name)) for name in _names()]
+    if options.json:
+        json.dump(rows[0] if options.name else rows, sys.stdout, indent=2)
+        print()
+    elif options.name:
+        _print_one(rows[0])
+    else:
+        _print_table(rows)
+    return 0
+
+
+def _is_known(container: Container) -> bool:
+    return os.path.lexists(container.definition_path) or os.path.isdir(container.state_dir)
+
+
+def _names() -> list[str]:
+    names = set()
+    for directory, suffix in ((places.DEFINITION_ROOT, ".yaml"), (places.STATE_ROOT, "")):
+        try:
+            entries = os.listdir(directory)
+        except OSError:
+            continue
+        names |= {entry.removesuffix(suffix) for entry in entries if entry.endswith(suffix)}
+    return sorted(name for name in names if valid_name(name))
+
+
+def _describe(container: Container) -> dict[str, object]:
+    try:
+        known = state.read(container)
+    except TorporError as error:
+        known = state.State(state.NONE, reason=error.message)
+    unit = Unit(container).active_state
+    asleep = known.name in state.RESTORABLE
+    row: dict[str, object] = {
+        "name": container.name,
+        "state": known.name,
+        "unit": unit,
+        "generation": known.generation,
+        "since": _iso(known.since_s),
+        "reason": known.reason,
+        "size_bytes": None,
+        "taken": None,
+    }
+    if asleep:
+        try:
+            manifest = images.read_manifest(container, Generation(container, known.generation))
+            row["size_bytes"] = manifest.size_bytes
+            row["taken"] = _iso(float(manifest.facts.get("taken", "0")))
+        except (ImageError, ValueError) as error:
+            row["reason"] = str(error)
+    row["says"] = _words(known, unit)
+    return row
+
+
+def _words(known: state.State, unit: str) -> str:
+    """One word for people; a record that says it runs is only as good as its unit."""
+    if known.name == state.RUNNING and unit not in ("active", "deactivating", "activating"):
+        return "ended" if known.boot == state.boot_id() else "crashed"
+    if known.name == state.NONE and known.since_s:
+        return "no memory"
+    return _WORDS[known.name]
+
+
+def _iso(since_s: float) -> str | None:
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(since_s)) if since_s else None
+
+
+def _print_one(row: dict[str, object]) -> None:
+    size = row["size_bytes"]
+    lines = [
+        ("Container", row["name"]),
+        ("State", f"{row['says']} ({row['state']})"),
+        ("Unit", row["unit"]),
+        ("Since", row["since"] or "-"),
+        ("Why", row["reason"] or "-"),
+        ("Generation", row["generation"] or "-"),
+    ]
+    if isinstance(size, int):
+        lines += [("Image", mebibytes(size)), ("Taken", row["taken"])]
+    for label, value in lines:
+        print(f"{label + ':':<12}{value}")
+
+
+def _print_table(rows: list[dict[str, object]]) -> None:
+    header = ("NAME", "STATE", "SINCE", "GENERATION", "IMAGE", "WHY")
+    table = [header]
+    for row in rows:
+        size = row["size_bytes"]
+        table.append(
+            (
+                str(row["name"]),
+                str(row["says"]),
+                str(row["since"] or "-"),
+                str(row["generation"] or "-"),
+                mebibytes(size) if isinstance(size, int) else "-",
+                str(row["reason"] or "-"),
+            )
+        )
+    widths = [max(len(line[column]) for line in table) for column in range(len(header))]
+    for line in table:
+        cells = [cell.ljust(width) for cell, width in zip(line, widths, strict=True)]
+        print("  ".join(cells).rstrip())

@@ -1,0 +1,270 @@
+"""Stop a container: put it to sleep if its policy says so, else end it.
+
+ExecStop= of torpor@.service. systemd also calls it when the container has ended by itself.
+"""
+
+import os
+import sys
+import time
+
+from torpor import (
+    checkpoint,
+    criu,
+    fault,
+    images,
+    jobs,
+    notify,
+    payload,
+    process,
+    pump,
+    record,
+    rendering,
+    runc,
+    state,
+)
+from torpor.cgroup import Cgroup, own_unit, payload_of
+from torpor.checkpoint import Commit, Dump
+from torpor.container import Container
+from torpor.errors import CheckpointError, ContainerLostError, TorporError
+from torpor.images import Generation
+from torpor.lock import Lock
+from torpor.placeholder import Placeholder
+from torpor.rendering import Inputs
+from torpor.talk import NOTICE, WARNING, mebibytes, say, say_fault
+
+_PUMP_TIMEOUT_S = 5.0
+_EXTEND_S = 30
+# Left of the unit's own timeout for us to say why, kill and clean.
+_KILL_MARGIN_S = 2.0
+_DEFAULT_TIMEOUT_S = 90.0
+
+
+def main() -> None:
+    name = sys.argv[1]
+    pid = int(os.environ.get("MAINPID") or 0)
+    try:
+        container = Container(name)
+        question = jobs.Question(container) if pid else None
+        with Lock(container):
+            _Stop(container, pid, question).run()
+    except (TorporError, OSError) as error:
+        if isinstance(error, TorporError):
+            say_fault(name, error.message, error.hint)
+            os._exit(error.exit_code)
+        say_fault(name, str(error))
+        os._exit(1)
+    os._exit(0)
+
+
+class _Stop:
+    def __init__(self, container: Container, pid: int, question: jobs.Question | None) -> None:
+        self._container = container
+        self._pid = pid  # the container's init, 0 when it has ended by itself
+        self._question = question
+        self._unit_cgroup = own_unit()
+        self._cgroup = payload_of(self._unit_cgroup)
+        self._placeholder: Placeholder | None = None
+
+    def run(self) -> None:
+        if self._question is None:
+            self._leave(state.EXITED, "it ended by itself")
+            return
+        inputs = rendering.current_or_last(self._container)
+        cause = self._cause(inputs)
+        if cause in inputs.checkpoint_on:
+            try:
+                self._sleep(inputs, cause)
+                return
+            except CheckpointError as error:
+                say_fault(
+                    self._container.name,
+                    f"cannot checkpoint: {error.message}",
+                    f"{error.hint}\nit is stopped without sleeping, and will start fresh".strip(),
+                )
+        self._end(inputs, cause)
+
+    def _cause(self, inputs: Inputs) -> str:
+        if os.path.exists(self._container.fresh_path):
+            return "fresh"
+        assert self._question is not None
+        return self._question.answer()
+
+    def _sleep(self, inputs: Inputs, cause: str) -> None:
+        began_s = time.monotonic()
+        container, cgroup = self._container, self._cgroup
+        current = state.read(container)
+        if current.name != state.RUNNING:
+            raise CheckpointError(f"its state is {current.name}, not {state.RUNNING}")
+        checkpoint.preflight(container, cgroup)
+        runc.detach_restore_root(container)
+        generation = Generation(container, current.generation + 1)
+        reason = f"systemctl {cause}" if cause != jobs.SHUTDOWN else "shutdown"
+        dumping = current.become(state.DUMPING, reason, generation=generation.number)
+        state.write(container, dumping)
+        fault.point("dumping")
+        commit = self._dump(inputs, dumping, generation, reason)
+        fault.point("dumped")
+        self._tidy(inputs, generation)
+        pump.wait_for_end(container, self._unit_cgroup, _PUMP_TIMEOUT_S)
+        payload.clear(container, cgroup)
+        text = (
+            f"generation {generation.number}, {mebibytes(commit.size_bytes)}, "
+            f"frozen {commit.frozen_s:.2f} s, in {time.monotonic() - began_s:.2f} s"
+        )
+        say(f"{container.name}: asleep: {text}", NOTICE)
+        notify.status(f"asleep: {text}")
+
+    def _dump(
+        self, inputs: Inputs, dumping: state.State, generation: Generation, reason: str
+    ) -> Commit:
+        container, cgroup = self._container, self._cgroup
+        try:
+            generation.make()
+            self._save_config(generation)
+            frozen_at_s = time.monotonic()
+            cgroup.freeze(checkpoint.FREEZE_TIMEOUT_S)
+            fault.point("frozen")
+            # Not before the freeze: an exit of its own would be lost.
+            self._stand_in()
+            notify.status("checkpointing")
+            facts = _facts(container, generation, dumping)
+            commit = Commit(
+                container, generation, cgroup, dumping, facts, inputs.sync_paths, reason, frozen_at_s
+            )
+            Dump(container, generation, cgroup, _Progress()).run(commit)
+        except ContainerLostError as error:
+            self._lost(dumping, generation, error)
+            raise
+        except (CheckpointError, OSError) as error:
+            self._go_on(dumping, generation)
+            if isinstance(error, CheckpointError):
+                raise
+            raise CheckpointError(str(error)) from error
+        return commit
+
+    def _stand_in(self) -> None:
+        """From here on systemd does not see how the container's init ends."""
+        self._placeholder = Placeholder(self._unit_cgroup)
+        notify.notify(f"MAINPID={self._placeholder.pid}")
+
+    def _save_config(self, generation: Generation) -> None:
+        config = record.read_bytes(f"{self._container.bundle}/config.json")
+        if config is None:
+            raise CheckpointError(f"{self._container.bundle}/config.json is gone")
+        record.write_durably(generation.config, config)
+
+    def _go_on(self, dumping: state.State, generation: Generation) -> None:
+        """After CRIU rolled back: the container runs on, so its images are void before the thaw."""
+        try:
+            state.write(self._container, dumping.become(state.RUNNING, "its checkpoint failed"))
+        except OSError:
+            # DUMPING is as good a record, but a COMMITTED one must not stay behind: without a
+            # manifest nothing is restored.
+            if os.path.lexists(generation.manifest):
+                os.unlink(generation.manifest)
+                record.sync_directory(generation.path)
+        fault.point("voided")
+        if self._placeholder is not None:
+            notify.notify(f"MAINPID={self._pid}")
+            self._placeholder.end()
+        self._cgroup.thaw()
+        images.remove(generation.path)
+
+    def _lost(self, dumping: state.State, generation: Generation, error: TorporError) -> None:
+        """CRIU left its tasks half taken over: they must not run on."""
+        self._cgroup.kill(payload.KILL_TIMEOUT_S)
+        state.write(self._container, dumping.become(state.NONE, error.message))
+        images.remove(generation.path)
+        payload.clear(self._container, self._cgroup)
+
+    def _tidy(self, inputs: Inputs, generation: Generation) -> None:
+        if inputs.keep_logs:
+            criu.keep_log(generation.work, "dump", self._container.log_path("dump"))
+        else:
+            images.remove(generation.work)
+            os.mkdir(generation.work, 0o700)
+        images.forget_older(self._container, inputs.keep - 1, but=generation.number)
+
+    def _end(self, inputs: Inputs, cause: str) -> None:
+        """A real stop: the stop signal, and SIGKILL when the unit's timeout is nearly over."""
+        reason = "stopped fresh" if cause == "fresh" else f"ended by {cause}"
+        if payload.ignores(self._pid, inputs.stop_signal):
+            say(
+                f"{self._container.name}: its PID 1 does not handle signal {inputs.stop_signal}: "
+                "killing it (stop-signal: names another)",
+                NOTICE,
+            )
+            self._stand_in()
+            self._cgroup.kill(payload.KILL_TIMEOUT_S)
+            self._leave(state.EXITED, reason)
+            return
+        timeout_s = max(1.0, _stop_timeout_s(self._container) - _KILL_MARGIN_S)
+        if not payload.signal_and_wait(self._pid, inputs.stop_signal, timeout_s):
+            say(
+                f"{self._container.name}: still there {timeout_s:.0f} s after signal "
+                f"{inputs.stop_signal}: killing it",
+                WARNING,
+            )
+            self._cgroup.kill(payload.KILL_TIMEOUT_S)
+        self._leave(state.EXITED, reason)
+
+    def _leave(self, name: str, reason: str) -> None:
+        """The container is dead: wait for its last lines and clean up."""
+        pump.wait_for_end(self._container, self._unit_cgroup, _PUMP_TIMEOUT_S)
+        payload.clear(self._container, self._cgroup)
+        current = state.read(self._container)
+        if current.name in (state.RUNNING, state.CONSUMED):
+            state.write(self._container, current.become(name, reason))
+
+
+class _Progress:
+    """Shows a dump that takes longer than a second, and asks systemd to wait for it."""
+
+    def __init__(self) -> None:
+        self._began_s = time.monotonic()
+
+    def __call__(self, size_bytes: int) -> None:
+        elapsed_s = time.monotonic() - self._began_s
+        if elapsed_s > 1:
+            written = mebibytes(size_bytes)
+            notify.extend(_EXTEND_S, f"checkpointing: {written} written, {elapsed_s:.0f} s")
+
+
+def _facts(container: Container, generation: Generation, dumping: state.State) -> dict[str, str]:
+    """What the manifest says of a dump besides its files."""
+    return {
+        "name": container.name,
+        "generation": str(generation.number),
+        "inputs": dumping.inputs,
+        "rootfs": dumping.rootfs,
+        "taken": f"{time.time():.6f}",
+        "boot": dumping.boot,
+        "kernel": os.uname().release,
+        "criu": ".".join(map(str, criu.version())),
+        "reason": dumping.reason,
+    }
+
+
+def _stop_timeout_s(container: Container) -> float:
+    """TimeoutStopSec= of the unit, in seconds."""
+    argv = ["systemctl", "show", "--property=TimeoutStopUSec", "--value", container.unit]
+    _, text = process.output(argv)
+    return parse_timespan_s(text.strip())
+
+
+_UNITS_S = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+
+
+def parse_timespan_s(text: str) -> float:
+    """A time span as systemctl prints it (systemd.time(7)); "infinity" is a year."""
+    if text == "infinity":
+        return 365 * 86400.0
+    total_s = 0.0
+    for word in text.split():
+        number = word.rstrip("abcdefghijklmnopqrstuvwxyz")
+        unit = word[len(number) :]
+        try:
+            total_s += float(number) * _UNITS_S[unit]
+        except (ValueError, KeyError):
+            return _DEFAULT_TIMEOUT_S
+    return total_s or _DEFAULT_TIMEOUT_S

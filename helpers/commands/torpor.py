@@ -1,0 +1,66 @@
+"""torpor, the command: looks at and decides about containers that torpor@.service runs."""
+
+import argparse
+import importlib
+import os
+import sys
+
+import torpor
+from torpor.errors import TorporError
+from torpor.talk import say_fault
+
+# Each verb is a module: HELP is its first words, add_arguments and run do the rest.
+_VERBS = {
+    "status": "show containers: state, generation, size, why",
+    "check": "check a definition, or whether its running container would sleep",
+    "stop": "stop a container for real, once, without sleeping",
+    "discard": "forget the memory of a sleeping container",
+    "doctor": "check whether this host can put containers to sleep",
+    "hooks": "add torpor's OCI hooks to a bundle, remove or list them",
+}
+_NO_PERMISSION = 77  # EX_NOPERM of sysexits.h
+
+
+def main() -> int:
+    try:
+        options = _parse(sys.argv[1:])
+        if os.geteuid() != 0:
+            raise TorporError(
+                f"{options.verb} needs root: it reads and changes root's containers",
+                f"run: sudo torpor {' '.join(sys.argv[1:])}",
+                exit_code=_NO_PERMISSION,
+            )
+        return int(options.run(options))
+    except TorporError as error:
+        say_fault("torpor", error.message, error.hint)
+        return error.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nothing is left to flush at exit
+        return 141
+    except OSError as error:
+        say_fault("torpor", str(error))
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parse(words: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="torpor",
+        description="Containers that sleep on 'systemctl stop' and wake on 'systemctl start'.",
+        epilog="Containers are started and stopped as units: systemctl start torpor@NAME. "
+        "See torpor(1), torpor.yaml(5), torpor@.service(8).",
+    )
+    parser.add_argument("--version", action="version", version=f"torpor {torpor.__version__}")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    wanted = next((word for word in words if not word.startswith("-")), "")
+    for verb, words_of_help in _VERBS.items():
+        sub = verbs.add_parser(verb, help=words_of_help, description=words_of_help.capitalize())
+        if verb == wanted:
+            module = importlib.import_module(f"torpor.commands.{_MODULES.get(verb, verb)}")
+            module.add_arguments(sub)
+            sub.set_defaults(run=module.run)
+    return parser.parse_args(words)
+
+
+_MODULES = {"stop": "stop_fresh"}  # torpor.commands.stop is what the unit calls

@@ -1,0 +1,204 @@
+"""CRIU below runc: its version, its action script's questions, its logs."""
+
+import os
+import select
+
+from torpor import process, record
+from torpor.cgroup import SUPERVISOR, Cgroup
+from torpor.container import RUN_ROOT, Container
+from torpor.process import read_small
+
+CONFIG = "/usr/share/torpor/criu.conf"
+MINIMUM = (4, 0)  # the oldest release with everything CONFIG names and a working pre-resume script
+LOG_KEEP_BYTES = 256 << 10
+LOG_MAX_BYTES = 64 << 20  # a restore of damaged images can write gigabytes
+
+POST_DUMP = "post-dump"
+SETUP_NAMESPACES = "setup-namespaces"
+POST_RESTORE = "post-restore"
+
+
+def version() -> tuple[int, ...]:
+    """CRIU's version, () when it cannot be run. Asked once per boot and installed binary."""
+    path = _find()
+    if not path:
+        return ()
+    stat = os.stat(path)
+    stamp = f"{path}:{stat.st_ino}:{stat.st_size}:{stat.st_mtime_ns}"
+    cache = f"{RUN_ROOT}/.criu-version"
+    known = read_small(cache).split("\n")
+    if known[0] != stamp:
+        status, text = process.output([path, "--version"])
+        known = [stamp, _version_word(text) if status == 0 else ""]
+        record.make_directory(RUN_ROOT)
+        record.replace(cache, "\n".join(known).encode())
+    return tuple(int(part) for part in known[1].split(".") if part.isdigit())
+
+
+def _find() -> str:
+    for directory in os.environ.get("PATH", process.PATH).split(":"):
+        if os.access(path := f"{directory}/criu", os.X_OK):
+            return path
+    return ""
+
+
+def _version_word(text: str) -> str:
+    for line in text.splitlines():
+        if line.startswith("Version:"):
+            return line.split()[1]
+    return ""
+
+
+class Channel:
+    """The two FIFOs over which CRIU's action script asks, and this process answers.
+
+    The script waits for the answer with CRIU, and the container, held at that stage.
+    When this process dies the script fails and CRIU rolls back.
+    """
+
+    def __init__(self, container: Container) -> None:
+        self._paths = [f"{container.run_dir}/ask", f"{container.run_dir}/answer"]
+        for path in self._paths:
+            if os.path.lexists(path):
+                os.unlink(path)
+            os.mkfifo(path, 0o600)
+        flags = os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC
+        self.fd, self._answer = (os.open(path, flags) for path in self._paths)
+        self._directory = container.run_dir
+        self._pending = b""
+
+    def environment(self, payload: Cgroup) -> dict[str, str]:
+        """What runc, and through it CRIU and its script, must find in their environment."""
+        return {
+            "CRIU_CONFIG_FILE": CONFIG,
+            "TORPOR_CHANNEL": self._directory,
+            "TORPOR_PAYLOAD": payload.path,
+            "TORPOR_SUPERVISOR": f"{payload.path.rpartition('/')[0]}/{SUPERVISOR}",
+        }
+
+    def questions(self) -> list[tuple[str, int]]:
+        """The stages asked since the last call, each with the pid of the container's init."""
+        try:
+            self._pending += os.read(self.fd, 4096)
+        except BlockingIOError:
+            pass
+        *lines, self._pending = self._pending.split(b"\n")
+        asked = []
+        for line in lines:
+            stage, _, pid = line.decode("ascii", "replace").partition(" ")
+            asked.append((stage, int(pid) if pid.isdigit() else 0))
+        return asked
+
+    def answer(self, *, go_on: bool) -> None:
+        os.write(self._answer, b"ok\n" if go_on else b"no\n")
+
+    def close(self) -> None:
+        os.close(self.fd)
+        os.close(self._answer)
+        for path in self._paths:
+            os.unlink(path)
+
+    def wait(self, child: process.Child, timeout_s: float) -> bool:
+        """Wait until the script asks, the child ends (True) or the time is over (False)."""
+        poller = select.poll()
+        poller.register(self.fd, select.POLLIN)
+        poller.register(child.fd, select.POLLIN)
+        return bool(poller.poll(int(timeout_s * 1000)))
+
+
+def log_size(work: str, verb: str) -> int:
+    try:
+        return os.stat(f"{work}/{verb}.log").st_size
+    except OSError:
+        return 0
+
+
+def rolled_back(work: str) -> bool:
+    """Whether a failed dump ended in order: CRIU then restored the tasks before it left.
+
+    It says so in its last line (cr_dump_finish in criu/cr-dump.c). Without it CRIU
+    was killed and may have left its own code in the tasks.
+    """
+    return "Dumping FAILED" in _tail(f"{work}/dump.log", 4096)
+
+
+def keep_log(work: str, verb: str, kept: str) -> None:
+    """Keep a failed run's log, bounded: its end is what tells the reason."""
+    text = _tail(f"{work}/{verb}.log", LOG_KEEP_BYTES)
+    if text:
+        record.write_durably(kept, text.encode("utf-8", "replace"))
+
+
+def errors(work: str, verb: str, most: int = 3) -> list[str]:
+    """CRIU's own first errors, without time stamps, file names and repeats."""
+    found: list[str] = []
+    for line in _tail(f"{work}/{verb}.log", LOG_KEEP_BYTES).splitlines():
+        _, error, message = line.partition("Error (")
+        if error and ("): " in message):
+            words = message.partition("): ")[2].strip()
+            if words and words not in found and not words.startswith("Dumping FAILED"):
+                found.append(words)
+    return found[:most]
+
+
+def _tail(path: str, size_bytes: int) -> str:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return ""
+    try:
+        end = os.fstat(fd).st_size
+        return os.pread(fd, size_bytes, max(0, end - size_bytes)).decode("utf-8", "replace")
+    finally:
+        os.close(fd)
+
+
+# What CRIU says, and what a person can do about it. Searched in order.
+HINTS = (
+    (
+        "Can't lookup mount=",
+        "a file from outside the container is open in it, often as stdout or stderr: let torpor "
+        "handle output, or mount the file's directory into the container",
+    ),
+    (
+        "io_uring",
+        "a process uses io_uring, which CRIU cannot checkpoint: switch it off in the program",
+    ),
+    (
+        "SO_PASSCRED",
+        "this kernel needs CRIU >= 4.2",
+    ),
+    (
+        "sockets: Can't get 1:16 opt",
+        "kernels from 6.16 on need CRIU >= 4.2 for TCP sockets: install a newer criu",
+    ),
+    (
+        "Unable to connect a seized task",
+        "a process is being traced: end strace or the debugger before the container sleeps",
+    ),
+    (
+        "is already traced",
+        "a process is being traced: end strace or the debugger before the container sleeps",
+    ),
+    (
+        "ptrace",
+        "a process cannot be traced by CRIU: end strace or a debugger that is attached to it",
+    ),
+    (
+        "External socket is used",
+        "a UNIX socket leads out of the container: close it, or mount no host socket into it",
+    ),
+    (
+        "Can't get rlimit",
+        "CRIU lacks CAP_SYS_RESOURCE on this host",
+    ),
+    ("No space left on device", "make room below /var/lib/torpor"),
+)
+
+
+def hint(messages: list[str]) -> str:
+    text = "\n".join(messages)
+    for words, advice in HINTS:
+        if words in text:
+            return advice
+    return ""

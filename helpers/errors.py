@@ -1,0 +1,54 @@
+"""One exception type per kind of fault that a caller can act on."""
+
+
+class TorporError(Exception):
+    """A fault that ends a verb: one message, one hint, one exit status."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str = "", *, exit_code: int | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        if exit_code is not None:
+            self.exit_code = exit_code
+
+
+class DefinitionError(TorporError):
+    """The definition or its bundle is wrong: EX_CONFIG of sysexits.h."""
+
+    exit_code = 78
+
+
+class BusyError(TorporError):
+    """Another torpor process holds the container's lock: EX_TEMPFAIL of sysexits.h."""
+
+    exit_code = 75
+
+
+class RecordError(TorporError):
+    """A record on disk cannot be read as what it should be."""
+
+
+class ForeignContainerError(TorporError):
+    """runc has a container of this name that torpor did not make."""
+
+
+class RuntimeFailedError(TorporError):
+    """runc or CRIU did not do what it was asked."""
+
+
+class CheckpointError(RuntimeFailedError):
+    """No checkpoint was made. The container goes on as it was."""
+
+
+class ContainerLostError(RuntimeFailedError):
+    """A dump was cut off inside the container's processes: they cannot be trusted, nor restored."""
+
+
+class RestoreError(RuntimeFailedError):
+    """CRIU did not restore sound images."""
+
+
+class ImageError(TorporError):
+    """A generation's images are damaged, incomplete or another container's."""

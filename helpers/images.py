@@ -1,0 +1,267 @@
+"""Generations: the images of one dump, their manifest, and when they may be believed.
+
+A generation is a directory of its own, never used twice:
+``checkpoint/`` (CRIU's images), ``work/`` (logs, statistics), ``config.json`` (the OCI config as
+the container ran) and ``manifest``, written last and durably.
+"""
+
+import os
+import stat
+import threading
+
+import xxhash
+
+from torpor import record
+from torpor.container import Container
+from torpor.errors import ImageError, RecordError
+
+_CHUNK_BYTES = 1 << 20
+# Below this size a file is verified before runc starts; the others beside it.
+_SMALL_BYTES = 1 << 20
+
+
+class Generation:
+    """The directory of one generation."""
+
+    __slots__ = ("number", "path")
+
+    def __init__(self, container: Container, number: int) -> None:
+        self.number = number
+        self.path = container.generation_dir(number)
+
+    @property
+    def images(self) -> str:
+        return f"{self.path}/checkpoint"
+
+    @property
+    def work(self) -> str:
+        return f"{self.path}/work"
+
+    @property
+    def config(self) -> str:
+        return f"{self.path}/config.json"
+
+    @property
+    def manifest(self) -> str:
+        return f"{self.path}/manifest"
+
+    def make(self) -> None:
+        """Make the empty directories, on a number that was never used before."""
+        record.make_directory(self.path.rpartition("/")[0])
+        for directory in (self.path, self.images, self.work):
+            os.mkdir(directory, 0o700)
+
+    def size_bytes(self) -> int:
+        """What the images take so far."""
+        try:
+            with os.scandir(self.images) as entries:
+                return sum(entry.stat(follow_symlinks=False).st_size for entry in entries)
+        except OSError:
+            return 0
+
+
+class Manifest:
+    """What a generation must consist of, and under which inputs it may wake."""
+
+    __slots__ = ("facts", "files")
+
+    def __init__(self, facts: dict[str, str], files: dict[str, tuple[str, int]]) -> None:
+        self.facts = facts  # name, generation, inputs, rootfs, size, versions ...
+        self.files = files  # path in the generation → (xxh3-128 in hexadecimal, size in bytes)
+
+    @property
+    def size_bytes(self) -> int:
+        """What the images and the config take on disk."""
+        return sum(size for _, size in self.files.values())
+
+    def serialize(self) -> bytes:
+        pairs = list(self.facts.items())
+        pairs += [("file", f"{digest} {size} {path}") for path, (digest, size) in self.files.items()]
+        body = record.serialize("manifest", pairs)
+        return body + f"check={xxhash.xxh3_128_hexdigest(body)}\n".encode()
+
+
+def parse_manifest(text: bytes, where: str) -> Manifest:
+    body, _, check = text.rpartition(b"check=")
+    if check.strip().decode("ascii", "replace") != xxhash.xxh3_128_hexdigest(body):
+        raise ImageError(f"{where}: the manifest is damaged or incomplete")
+    facts: dict[str, str] = {}
+    files: dict[str, tuple[str, int]] = {}
+    for key, value in record.parse(body, "manifest", where):
+        if key != "file":
+            facts[key] = value
+            continue
+        digest, size, path = value.split(" ", 2)
+        if path.startswith("/") or ".." in path.split("/"):
+            raise ImageError(f"{where}: the manifest names {path!r}, outside its generation")
+        files[path] = (digest, int(size))
+    return Manifest(facts, files)
+
+
+def read_manifest(container: Container, generation: Generation) -> Manifest:
+    """The manifest of a generation of this container; ImageError for anything else."""
+    try:
+        text = record.read_bytes(generation.manifest)
+        if text is None:
+            raise ImageError(f"{generation.manifest} is missing")
+        manifest = parse_manifest(text, generation.manifest)
+    except (RecordError, ValueError) as error:
+        raise ImageError(f"{generation.manifest}: {error}") from error
+    expected = {"name": container.name, "generation": str(generation.number)}
+    for key, value in expected.items():
+        if manifest.facts.get(key) != value:
+            raise ImageError(
+                f"{generation.manifest} is of {key} {manifest.facts.get(key)!r}, not {value!r}"
+            )
+    return manifest
+
+
+def seal(generation: Generation, facts: dict[str, str]) -> Manifest:
+    """Make a finished dump durable and write its manifest: from here on it may be believed.
+
+    CRIU never syncs an image. Raises OSError when the disk refuses.
+    """
+    files = {}
+    for path in sorted(_walk(generation)):
+        files[path] = _hash_durably(f"{generation.path}/{path}")
+    record.sync_directory(generation.images)
+    manifest = Manifest(facts, files)
+    record.write_durably(generation.manifest, manifest.serialize())
+    # The names of the directories themselves: generations/N, and generations/ for the first.
+    parent = generation.path.rpartition("/")[0]
+    record.sync_directory(parent)
+    record.sync_directory(parent.rpartition("/")[0])
+    return manifest
+
+
+def _walk(generation: Generation) -> list[str]:
+    return ["config.json", *(f"checkpoint/{name}" for name in os.listdir(generation.images))]
+
+
+def _hash_durably(path: str) -> tuple[str, int]:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        digest, size = _hash(fd)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    return digest, size
+
+
+def _hash(fd: int) -> tuple[str, int]:
+    state = xxhash.xxh3_128()
+    buffer = bytearray(_CHUNK_BYTES)
+    view = memoryview(buffer)
+    size = 0
+    while count := os.readv(fd, [buffer]):
+        state.update(view[:count])
+        size += count
+    return state.hexdigest(), size
+
+
+class Verification:
+    """Checks a generation against its manifest: what is cheap at once, the rest in a thread.
+
+    The caller starts runc in between and asks for the verdict before the container's
+    code can run.
+    """
+
+    def __init__(self, generation: Generation, manifest: Manifest) -> None:
+        """Raise ImageError for a missing, foreign or wrongly sized file, or a damaged small one.
+
+        Sizes come first: CRIU loops for ever over a truncated pages image.
+        """
+        self._generation = generation
+        self._fault: ImageError | None = None
+        for path, (_, size) in manifest.files.items():
+            self._check_size(path, size)
+        unknown = set(_walk(generation)) - set(manifest.files)
+        if unknown:
+            raise ImageError(f"{generation.path}: {min(unknown)} is not in the manifest")
+        large = []
+        for path, (digest, size) in manifest.files.items():
+            if size > _SMALL_BYTES:
+                large.append((path, digest))
+            else:
+                self._check_content(path, digest)
+        self._thread = threading.Thread(target=self._check_large, args=(large,), daemon=True)
+        self._thread.start()
+
+    def failed(self) -> bool:
+        """Whether damage has been found already."""
+        return self._fault is not None
+
+    def verdict(self) -> None:
+        """Wait for the thread; raise the ImageError it found."""
+        self._thread.join()
+        if self._fault is not None:
+            raise self._fault
+
+    def _check_large(self, files: list[tuple[str, str]]) -> None:
+        try:
+            for path, digest in files:
+                self._check_content(path, digest)
+        except ImageError as error:
+            self._fault = error
+
+    def _check_size(self, path: str, size: int) -> None:
+        full = f"{self._generation.path}/{path}"
+        try:
+            found = os.stat(full, follow_symlinks=False)
+        except OSError as error:
+            raise ImageError(f"{full}: {error.strerror}") from error
+        if not stat.S_ISREG(found.st_mode):
+            raise ImageError(f"{full} is no regular file")
+        if found.st_size != size:
+            raise ImageError(f"{full} has {found.st_size} bytes, its manifest says {size}")
+
+    def _check_content(self, path: str, digest: str) -> None:
+        full = f"{self._generation.path}/{path}"
+        try:
+            fd = os.open(full, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            try:
+                found, _ = _hash(fd)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise ImageError(f"{full}: {error.strerror}") from error
+        if found != digest:
+            raise ImageError(f"{full} is damaged: its checksum does not match the manifest")
+
+
+def generations(container: Container) -> list[int]:
+    """The numbers that have a directory, oldest first."""
+    try:
+        names = os.listdir(f"{container.state_dir}/generations")
+    except OSError:
+        return []
+    return sorted(int(name) for name in names if name.isdigit())
+
+
+def remove(path: str) -> None:
+    """Remove a directory of ours; what cannot be removed now is found again later."""
+    import shutil
+
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def forget_older(container: Container, keep: int, but: int = 0) -> None:
+    """Keep the newest generations, at most this many, and generation ``but`` whatever its age."""
+    known = [number for number in generations(container) if number != but]
+    for number in known[: max(0, len(known) - keep)]:
+        remove(container.generation_dir(number))
+
+
+def set_aside(container: Container, number: int) -> str:
+    """Move a generation where nothing restores it. Only the newest such one is kept."""
+    target = container.aside_dir(number)
+    parent = target.rpartition("/")[0]
+    record.make_directory(parent)
+    for name in os.listdir(parent):
+        remove(f"{parent}/{name}")
+    try:
+        os.rename(container.generation_dir(number), target)
+    except FileNotFoundError:
+        return ""
+    record.sync_directory(parent)
+    return target

@@ -1,0 +1,50 @@
+"""Why systemd is stopping a unit."""
+
+import os
+
+from torpor import process
+from torpor.container import Container
+
+STOP = "stop"
+RESTART = "restart"
+SHUTDOWN = "shutdown"
+NO_JOB = "end"  # nobody asked: a timeout or a failure ends the unit
+
+_SHUTDOWN_TARGET = "shutdown.target"
+
+
+class Question:
+    """Asks systemctl, which as root needs no system bus: that is gone late in a shutdown.
+
+    The answer is awaited only when it is needed, so that other work goes on meanwhile.
+    """
+
+    def __init__(self, container: Container) -> None:
+        self._unit = container.unit
+        self._reader, writer = os.pipe()
+        argv = ["systemctl", "list-jobs", "--no-legend", "--plain", "--no-pager"]
+        self._child = process.spawn([*argv, self._unit, _SHUTDOWN_TARGET], stdout=writer)
+        os.close(writer)
+
+    def answer(self) -> str:
+        _, text = process.collect(self._child, self._reader, 20.0)
+        return cause(text, self._unit)
+
+
+def cause(listing: str, unit: str) -> str:
+    """Why the unit stops, from the lines ``JOB UNIT TYPE STATE`` of systemctl list-jobs.
+
+    A queued shutdown.target is what systemd itself takes for "stopping" (system state in
+    systemctl(1)). A start job of the unit itself was queued behind the stop.
+    """
+    jobs = {}
+    for line in listing.splitlines():
+        fields = line.split()
+        if len(fields) >= 3:
+            jobs[fields[1]] = fields[2]
+    if jobs.get(_SHUTDOWN_TARGET) == "start":
+        return SHUTDOWN
+    kind = jobs.get(unit, "")
+    if kind in ("restart", "try-restart", "reload-or-restart"):
+        return RESTART
+    return STOP if kind else NO_JOB

@@ -1,0 +1,41 @@
+"""A process that stands in as the unit's main process while the container's own is dumped.
+
+A dumped container dies by SIGKILL, which systemd would take for a failure. The stand-in
+is a cat(1) on a pipe: it exits with 0 when this process closes the pipe, or dies.
+"""
+
+import os
+
+from torpor.cgroup import SUPERVISOR, Cgroup
+
+
+class Placeholder:
+    """The stand-in, forked twice so that systemd is its parent and sees its end."""
+
+    def __init__(self, unit_cgroup: str) -> None:
+        inner, self._outer = os.pipe()
+        answer, report = os.pipe()
+        child = os.fork()
+        if child == 0:
+            _become_cat(inner, report, Cgroup(f"{unit_cgroup}/{SUPERVISOR}"))
+        os.close(inner)
+        os.close(report)
+        os.waitpid(child, 0)
+        self.pid = int(os.read(answer, 32) or b"0")
+        os.close(answer)
+
+    def end(self) -> None:
+        os.close(self._outer)
+
+
+def _become_cat(stdin: int, report: int, supervisor: Cgroup) -> None:
+    try:
+        if os.fork():
+            os._exit(0)
+        # Out of .control, which systemd empties when ExecStop= ends.
+        supervisor.write("cgroup.procs", str(os.getpid()))
+        os.dup2(stdin, 0)
+        os.write(report, str(os.getpid()).encode())
+        os.execvp("cat", ["cat"])
+    finally:
+        os._exit(1)

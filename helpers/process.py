@@ -1,0 +1,167 @@
+"""Child processes: spawn, wait with a deadline, look up. No subprocess: it takes 15 ms to import."""
+
+import os
+import select
+import signal
+import time
+
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+class Child:
+    """A spawned child, watched through its pidfd."""
+
+    __slots__ = ("fd", "pid", "status")
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.fd = os.pidfd_open(pid)
+        self.status: int | None = None  # as os.waitstatus_to_exitcode: negative for a signal
+
+    def poll(self) -> int | None:
+        """Its exit status when it has ended, else None."""
+        if self.status is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self._ended(status)
+        return self.status
+
+    def wait(self, timeout_s: float | None = None) -> int | None:
+        """Wait for its end; None when the time is over."""
+        if self.status is None and timeout_s is not None:
+            if not readable(self.fd, timeout_s):
+                return None
+        if self.status is None:
+            self._ended(os.waitpid(self.pid, 0)[1])
+        return self.status
+
+    def kill(self) -> None:
+        """End it at once and reap it."""
+        if self.status is None:
+            signal.pidfd_send_signal(self.fd, signal.SIGKILL)
+            self.wait()
+
+    def _ended(self, status: int) -> None:
+        self.status = os.waitstatus_to_exitcode(status)
+        os.close(self.fd)
+
+
+def spawn(
+    argv: list[str],
+    *,
+    stdin: int | None = None,
+    stdout: int | None = None,
+    stderr: int | None = None,
+    env: dict[str, str] | None = None,
+) -> Child:
+    """Start a program found on PATH; descriptors not given are inherited, stdin is /dev/null."""
+    actions: list[tuple[int, int, int] | tuple[int, int, str, int, int]] = []
+    if stdin is None:
+        actions.append((os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0))
+    else:
+        actions.append((os.POSIX_SPAWN_DUP2, stdin, 0))
+    if stdout is not None:
+        actions.append((os.POSIX_SPAWN_DUP2, stdout, 1))
+    if stderr is not None:
+        actions.append((os.POSIX_SPAWN_DUP2, stderr, 2))
+    environment = dict(os.environ)
+    environment.setdefault("PATH", PATH)
+    environment.update(env or {})
+    # Python ignores SIGPIPE; a program that inherits this would not notice a closed pipe.
+    pid = os.posix_spawnp(
+        argv[0], argv, environment, file_actions=actions, setsigdef=[signal.SIGPIPE]
+    )
+    return Child(pid)
+
+
+def output(argv: list[str], timeout_s: float = 10.0) -> tuple[int, str]:
+    """Run a program to its end: exit status (-9 when it took too long) and standard output."""
+    reader, writer = os.pipe()
+    try:
+        child = spawn(argv, stdout=writer)
+    except OSError as error:
+        os.close(reader)
+        os.close(writer)
+        return 127, f"{argv[0]}: {error.strerror}"
+    os.close(writer)
+    return collect(child, reader, timeout_s)
+
+
+def collect(child: Child, reader: int, timeout_s: float) -> tuple[int, str]:
+    """Read a child's pipe to its end, then its status; it is killed when the time is over."""
+    deadline = time.monotonic() + timeout_s
+    chunks = []
+    while readable(reader, max(0.0, deadline - time.monotonic())):
+        chunk = os.read(reader, 65536)
+        if not chunk:
+            break
+        chunks.append(chunk)
+    os.close(reader)
+    if child.wait(max(0.0, deadline - time.monotonic())) is None:
+        child.kill()
+    return child.status or 0, b"".join(chunks).decode("utf-8", "replace")
+
+
+def readable(fd: int, timeout_s: float) -> bool:
+    """Wait until a descriptor can be read, or is at its end."""
+    poller = select.poll()
+    poller.register(fd, select.POLLIN)
+    return bool(poller.poll(max(0, int(timeout_s * 1000))))
+
+
+def open_process(pid: int) -> int | None:
+    """A pidfd for any process, None when it is gone."""
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError:
+        return None
+
+
+def read_small(path: str) -> str:
+    """A small file of /proc, /sys or ours; empty when it is not there."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return ""
+    try:
+        return os.read(fd, 65536).decode("utf-8", "replace")
+    except OSError:
+        return ""
+    finally:
+        os.close(fd)
+
+
+def kill_tree(pid: int) -> None:
+    """SIGKILL a process and all below it, parents first so that nobody notices and reacts."""
+    below = children(pid)
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    for child in below:
+        kill_tree(child)
+
+
+def children(pid: int) -> list[int]:
+    """The pids of a process's children (proc_pid_task(5))."""
+    return [
+        int(child)
+        for task in _listdir(f"/proc/{pid}/task")
+        for child in read_small(f"/proc/{pid}/task/{task}/children").split()
+    ]
+
+
+def has_child(pid: int, comm: str) -> bool:
+    """Whether a process has a living child of this name."""
+    return any(
+        read_small(f"/proc/{child}/comm").strip() == comm
+        and ") Z " not in read_small(f"/proc/{child}/stat")
+        for child in children(pid)
+    )
+
+
+def _listdir(path: str) -> list[str]:
+    try:
+        return os.listdir(path)
+    except OSError:
+        return []

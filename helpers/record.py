@@ -1,0 +1,99 @@
+"""Small durable records: ``KEY=value`` lines, replaced as a whole or not at all.
+
+Text rather than JSON because OCI hooks read and write them, and importing json
+would take as long as starting Python itself. A first line names the format's version.
+"""
+
+import os
+
+from torpor.errors import RecordError
+
+_MAX_BYTES = 16 << 20
+
+
+def read_bytes(path: str, max_bytes: int = _MAX_BYTES) -> bytes | None:
+    """The file's content, or None when there is none. Longer than max_bytes is an error."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise RecordError(f"{path}: {error.strerror}") from error
+    try:
+        chunks = []
+        left = max_bytes + 1
+        while left > 0 and (chunk := os.read(fd, min(left, 1 << 20))):
+            chunks.append(chunk)
+            left -= len(chunk)
+    except OSError as error:
+        raise RecordError(f"{path}: {error.strerror}") from error
+    finally:
+        os.close(fd)
+    if left <= 0:
+        raise RecordError(f"{path}: larger than {max_bytes} bytes")
+    return b"".join(chunks)
+
+
+def parse(text: bytes, kind: str, where: str) -> list[tuple[str, str]]:
+    """The key and value of each line; the first line must be ``torpor-KIND=1``."""
+    try:
+        lines = text.decode().split("\n")
+    except UnicodeDecodeError as error:
+        raise RecordError(f"{where}: not text") from error
+    if lines[0] != f"torpor-{kind}=1" or lines[-1] != "":
+        raise RecordError(f"{where}: not a whole torpor {kind} record of version 1")
+    pairs = []
+    for line in lines[1:-1]:
+        key, separator, value = line.partition("=")
+        if not separator:
+            raise RecordError(f"{where}: a line without '=': {line[:80]!r}")
+        pairs.append((key, value))
+    return pairs
+
+
+def serialize(kind: str, pairs: list[tuple[str, str]]) -> bytes:
+    """The record's bytes. A line break in a value becomes a space: it would forge a line."""
+    lines = [f"torpor-{kind}=1"]
+    lines += [f"{key}={value.replace(chr(10), ' ')}" for key, value in pairs]
+    return ("\n".join(lines) + "\n").encode()
+
+
+def sync_directory(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_durably(path: str, content: bytes) -> None:
+    """Replace a file so that a power cut leaves the old content or the new, never less."""
+    replace(path, content, sync=True)
+    sync_directory(path.rpartition("/")[0])
+
+
+def replace(path: str, content: bytes, *, sync: bool = False) -> None:
+    """Replace a file so that a reader sees the old content or the new; for /run, or with sync."""
+    temporary = f"{path}.new"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+    fd = os.open(temporary, flags, 0o600)
+    try:
+        view = memoryview(content)
+        while view:
+            view = view[os.write(fd, view) :]
+        if sync:
+            os.fsync(fd)
+    finally:
+        os.close(fd)
+    os.rename(temporary, path)
+
+
+def make_directory(path: str, mode: int = 0o700) -> None:
+    """Make a directory and the missing ones above it."""
+    try:
+        os.mkdir(path, mode)
+    except FileExistsError:
+        pass
+    except FileNotFoundError:
+        make_directory(path.rpartition("/")[0], mode)
+        os.mkdir(path, mode)

@@ -1,0 +1,141 @@
+"""One restore of a generation, from the check of its images to the frozen, restored processes."""
+
+import os
+import time
+from collections.abc import Callable
+
+from torpor import criu, fault, loopback, process, runc
+from torpor.cgroup import Cgroup
+from torpor.container import Container
+from torpor.errors import RestoreError, TorporError
+from torpor.images import Generation, Manifest, Verification
+
+# A restore is taken to hang when its log did not grow for this long, and the time it takes to
+# read the images from a slow disk.
+STALL_S = 60.0
+_SLOW_DISK_BYTES_PER_S = 20 << 20
+# Time for runc to leave after CRIU is gone; when CRIU was killed, runc may never.
+_LEAVE_S = 5.0
+_TICK_S = 0.5
+
+
+class Restore:
+    """Runs ``runc restore``; ``consume`` is called when everything is restored and nothing runs."""
+
+    def __init__(
+        self,
+        container: Container,
+        generation: Generation,
+        manifest: Manifest,
+        cgroup: Cgroup,
+        progress: Callable[[float], None],
+    ) -> None:
+        self._container = container
+        self._generation = generation
+        self._manifest = manifest
+        self._cgroup = cgroup
+        self._progress = progress  # called twice a second with the seconds since the start
+        self._refusal: TorporError | OSError | None = None
+
+    def run(self, output: int, consume: Callable[[], None]) -> int:
+        """The pid of the restored init, its cgroup frozen so that nothing has run yet.
+
+        ImageError: the images are not what was sealed. RestoreError: CRIU failed on them.
+        Nothing is cleaned up here.
+        """
+        verification = Verification(self._generation, self._manifest)
+        channel = criu.Channel(self._container)
+        try:
+            child = runc.restore(
+                self._container,
+                self._generation.images,
+                self._generation.work,
+                channel.environment(self._cgroup),
+                output,
+            )
+            os.close(output)
+            self._serve(channel, child, verification, consume)
+        finally:
+            channel.close()
+        if self._refusal is not None:
+            raise self._refusal
+        verification.verdict()
+        pid = runc.init_pid(self._container)
+        if child.status != 0 or not pid:
+            raise self._failure()
+        return pid
+
+    def _serve(
+        self,
+        channel: criu.Channel,
+        child: process.Child,
+        verification: Verification,
+        consume: Callable[[], None],
+    ) -> None:
+        began_s = time.monotonic()
+        stall_s = STALL_S + self._manifest.size_bytes / _SLOW_DISK_BYTES_PER_S
+        watch = _Watch(child.pid, self._generation.work, stall_s)
+        while child.poll() is None:
+            channel.wait(child, _TICK_S)
+            for stage, pid in channel.questions():
+                channel.answer(go_on=self._pass(stage, pid, verification, consume))
+            self._progress(time.monotonic() - began_s)
+            if verification.failed() or watch.hopeless():
+                process.kill_tree(child.pid)
+
+    def _pass(
+        self, stage: str, pid: int, verification: Verification, consume: Callable[[], None]
+    ) -> bool:
+        fault.point(stage)
+        try:
+            if stage == criu.SETUP_NAMESPACES:
+                loopback.set_up_in(pid)
+            elif stage == criu.POST_RESTORE:
+                verification.verdict()
+                consume()
+                fault.point("consumed")
+        except (OSError, TorporError) as error:
+            self._refusal = error
+            return False
+        return True
+
+    def _failure(self) -> TorporError:
+        work = self._generation.work
+        kept = self._container.log_path("restore")
+        criu.keep_log(work, "restore", kept)
+        errors = criu.errors(work, "restore")
+        reason = "CRIU: " + "; ".join(errors) if errors else runc.last_error(self._container)
+        log = f"log: {kept}" if os.path.exists(kept) else ""
+        return RestoreError(reason, "\n".join(x for x in (criu.hint(errors), log) if x))
+
+
+class _Watch:
+    """Notices a restore that will not end: a stalled or raving CRIU, a runc without its CRIU."""
+
+    def __init__(self, pid: int, work: str, stall_s: float) -> None:
+        self._pid = pid
+        self._work = work
+        self._stall_s = stall_s
+        self._log_bytes = -1
+        self._grew_at_s = time.monotonic()
+        self._had_child = False
+        self._alone_since_s = 0.0
+
+    def hopeless(self) -> bool:
+        now_s = time.monotonic()
+        size = criu.log_size(self._work, "restore")
+        if size != self._log_bytes:
+            self._log_bytes, self._grew_at_s = size, now_s
+        if size > criu.LOG_MAX_BYTES or now_s - self._grew_at_s > self._stall_s:
+            return True
+        return self._alone(now_s)
+
+    def _alone(self, now_s: float) -> bool:
+        if process.has_child(self._pid, "criu"):
+            self._had_child, self._alone_since_s = True, 0.0
+        elif self._had_child:
+            self._alone_since_s = self._alone_since_s or now_s
+            return now_s - self._alone_since_s > _LEAVE_S
+        return False
+
+

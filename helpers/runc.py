@@ -1,0 +1,170 @@
+"""runc, as torpor calls it (runc(8)). Every call is by container id, which is the container's name."""
+
+import os
+
+from torpor import process
+from torpor.container import Container
+from torpor.errors import ForeignContainerError, RuntimeFailedError
+from torpor.process import Child, read_small
+
+# Keeps the checkpoint usable whatever the payload does with files: flock(2) and deleted files.
+_CHECKPOINT_OPTIONS = ["--file-locks"]
+
+
+def _argv(container: Container, *words: str) -> list[str]:
+    return ["runc", "--log", log_path(container), "--log-format", "json", *words]
+
+
+def log_path(container: Container) -> str:
+    return f"{container.run_dir}/runc.log"
+
+
+def create(container: Container, output: int) -> Child:
+    """Make the container: its init waits in its namespaces for ``start``."""
+    argv = _argv(
+        container, "create", "--bundle", container.bundle, "--pid-file", container.pid_path,
+        container.name,
+    )  # fmt: skip
+    return process.spawn(argv, stdout=output, stderr=output)
+
+
+def start(container: Container) -> Child:
+    """Let the created container's init execute its program."""
+    return process.spawn(_argv(container, "start", container.name))
+
+
+def checkpoint(
+    container: Container, images: str, work: str, env: dict[str, str], *, leave_running: bool
+) -> Child:
+    argv = _argv(
+        container, "checkpoint", "--image-path", images, "--work-path", work,
+        *_CHECKPOINT_OPTIONS, *(["--leave-running"] if leave_running else []), container.name,
+    )  # fmt: skip
+    return process.spawn(argv, env=env)
+
+
+def restore(
+    container: Container, images: str, work: str, env: dict[str, str], output: int
+) -> Child:
+    argv = _argv(
+        container, "restore", "--detach", "--image-path", images, "--work-path", work,
+        "--bundle", container.bundle, "--pid-file", container.pid_path,
+        *_CHECKPOINT_OPTIONS, container.name,
+    )  # fmt: skip
+    return process.spawn(argv, stdout=output, stderr=output, env=env)
+
+
+def delete(container: Container, timeout_s: float = 30.0) -> None:
+    """Remove what runc holds of a container whose processes are dead; repeatable."""
+    detach_restore_root(container)
+    if not os.path.exists(container.runc_dir):
+        return
+    child = process.spawn(_argv(container, "delete", "--force", container.name))
+    if child.wait(timeout_s) is None:
+        child.kill()
+    if os.path.exists(f"{container.runc_dir}/state.json"):
+        raise RuntimeFailedError(
+            f"runc delete {container.name} failed: {last_error(container)}",
+            f"see: runc state {container.name}",
+        )
+    # A restore killed early leaves a directory without state.json, which runc does not know.
+    remove_empty_tree(container.runc_dir)
+
+
+def remove_empty_tree(path: str) -> None:
+    """Remove a tree of directories, FIFOs and sockets; anything else in it stays."""
+    if os.path.islink(path) or not os.path.isdir(path) or os.path.ismount(path):
+        return
+    for entry in os.listdir(path):
+        inner = f"{path}/{entry}"
+        if os.path.isdir(inner) and not os.path.islink(inner):
+            remove_empty_tree(inner)
+        elif entry == "exec.fifo" or entry == "notify.sock":
+            os.unlink(inner)
+    try:
+        os.rmdir(path)
+    except OSError:
+        pass
+
+
+def detach_restore_root(container: Container) -> None:
+    """Unmount what a killed ``runc restore`` left at criu-root.
+
+    It is the container's rootfs: the next ``runc delete`` or checkpoint would remove the
+    rootfs's files through it.
+    """
+    mounted = f"{container.runc_dir}/criu-root"
+    if not os.path.lexists(mounted):
+        return
+    for _ in range(16):  # one for each killed restore
+        if not is_mounted(mounted):
+            os.rmdir(mounted)
+            return
+        process.spawn(["umount", "--lazy", "--no-canonicalize", mounted]).wait()
+    raise RuntimeFailedError(
+        f"{mounted} cannot be unmounted",
+        "unmount it before anything else: 'runc delete' would delete the rootfs through it",
+    )
+
+
+def is_mounted(path: str) -> bool:
+    return any(
+        fields[4] == path
+        for line in _mount_table().splitlines()
+        if len(fields := line.split(" ")) > 4
+    )
+
+
+def _mount_table() -> str:
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
+        return table.read()
+
+
+def check_ours(container: Container) -> None:
+    """Raise ForeignContainerError when runc has a container of this name that torpor did not make."""
+    state = read_small_json(f"{container.runc_dir}/state.json")
+    if state is None:
+        return
+    labels = state.get("config", {}).get("labels") or []
+    bundle = next(
+        (str(label)[7:] for label in labels if str(label).startswith("bundle=")), "unknown"
+    )
+    if bundle != container.bundle:
+        raise ForeignContainerError(
+            f"runc already has a container {container.name!r}, of bundle {bundle}",
+            f"it is not torpor's: remove it with 'runc delete {container.name}', "
+            "or choose another name for this one",
+        )
+
+
+def read_small_json(path: str) -> dict | None:  # type: ignore[type-arg]
+    """A JSON object from a file; None where there is none."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            import json
+
+            value = json.load(file)
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def init_pid(container: Container) -> int:
+    """The container's PID 1 as its last create or restore wrote it; 0 when unknown."""
+    text = read_small(container.pid_path).strip()
+    return int(text) if text.isdigit() else 0
+
+
+def last_error(container: Container) -> str:
+    """The last error that runc logged, in its own words."""
+    import json
+
+    message = ""
+    for line in read_small(log_path(container)).splitlines():
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(entry, dict) and entry.get("level") in ("error", "fatal"):
+            message = str(entry.get("msg", ""))
+    return message or "it gave no reason"

@@ -1,0 +1,156 @@
+"""What is durably known of a container, and what its next start must do.
+
+The record lies in /var/lib/torpor/NAME/state. Hooks read and write it: no imports
+beyond ``os`` and this package's plain modules.
+"""
+
+import os
+import time
+
+from torpor import record
+from torpor.container import Container
+from torpor.errors import RecordError
+
+NONE = "NONE"  # no memory to restore
+RUNNING = "RUNNING"  # it runs, or ran, later than any image
+EXITED = "EXITED"  # it ended by itself or by a real stop
+DUMPING = "DUMPING"  # a dump began and did not end
+COMMITTED = "COMMITTED"  # images are durable; its tasks are frozen, not yet dead
+READY = "READY"  # images are durable and its tasks are dead
+RESTORING = "RESTORING"  # a restore began; the container's code has not run
+CONSUMED = "CONSUMED"  # the container's code may have run again
+DAMAGED = "DAMAGED"  # its images were set aside; its policy does not want a fresh start
+
+STATES = frozenset(
+    (NONE, RUNNING, EXITED, DUMPING, COMMITTED, READY, RESTORING, CONSUMED, DAMAGED)
+)
+RESTORABLE = frozenset((COMMITTED, READY, RESTORING))
+
+# A restore that was killed says nothing about its images; one that was killed
+# this often is taken for the cause.
+MAX_RESTORE_ATTEMPTS = 3
+
+
+def boot_id() -> str:
+    """The kernel's random id of this boot (proc_sys_kernel(5))."""
+    fd = os.open("/proc/sys/kernel/random/boot_id", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, 64).decode().strip()
+    finally:
+        os.close(fd)
+
+
+class State:
+    """One state record. Values do not change: ``become`` makes the next one."""
+
+    __slots__ = ("attempt", "boot", "generation", "inputs", "name", "reason", "rootfs", "since_s")
+
+    def __init__(
+        self,
+        name: str = NONE,
+        *,
+        generation: int = 0,
+        boot: str = "",
+        since_s: float = 0.0,
+        attempt: int = 0,
+        reason: str = "",
+        inputs: str = "",
+        rootfs: str = "",
+    ) -> None:
+        self.name = name
+        self.generation = generation  # the newest number ever given to images
+        self.boot = boot  # the boot in which this state was entered
+        self.since_s = since_s  # UNIX time
+        self.attempt = attempt  # restores begun of this generation
+        self.reason = reason  # for people: why the last transition happened
+        self.inputs = inputs  # digest of the definition that the running container was made from
+        self.rootfs = rootfs  # identity of the rootfs that it runs on
+
+    def become(
+        self,
+        name: str,
+        reason: str,
+        *,
+        generation: int | None = None,
+        attempt: int = 0,
+        inputs: str | None = None,
+        rootfs: str | None = None,
+    ) -> "State":
+        return State(
+            name,
+            generation=self.generation if generation is None else generation,
+            boot=boot_id(),
+            since_s=time.time(),
+            attempt=attempt,
+            reason=reason,
+            inputs=self.inputs if inputs is None else inputs,
+            rootfs=self.rootfs if rootfs is None else rootfs,
+        )
+
+
+def parse(text: bytes, where: str) -> State:
+    """A state from a record's bytes; RecordError for anything else."""
+    fields = dict(record.parse(text, "state", where))
+    try:
+        name = fields["state"]
+        if name not in STATES:
+            raise RecordError(f"{where}: unknown state {name[:40]!r}")
+        return State(
+            name,
+            generation=int(fields["generation"]),
+            boot=fields["boot"],
+            since_s=float(fields["since"]),
+            attempt=int(fields["attempt"]),
+            reason=fields["reason"],
+            inputs=fields["inputs"],
+            rootfs=fields["rootfs"],
+        )
+    except (KeyError, ValueError) as error:
+        raise RecordError(f"{where}: {error!r} in a state record") from error
+
+
+def read(container: Container) -> State:
+    """The container's state; NONE where no record was ever written."""
+    text = record.read_bytes(container.state_path)
+    return State() if text is None else parse(text, container.state_path)
+
+
+def write(container: Container, state: State) -> None:
+    """Enter a state durably."""
+    record.make_directory(container.state_dir)
+    pairs = [
+        ("state", state.name),
+        ("generation", str(state.generation)),
+        ("boot", state.boot),
+        ("since", f"{state.since_s:.6f}"),
+        ("attempt", str(state.attempt)),
+        ("reason", state.reason),
+        ("inputs", state.inputs),
+        ("rootfs", state.rootfs),
+    ]
+    record.write_durably(container.state_path, record.serialize("state", pairs))
+
+
+# What the next start does.
+COLD = "cold"
+WAKE = "wake"
+KILL_THEN_WAKE = "kill-then-wake"
+GIVE_UP = "give-up"
+REFUSE = "refuse"
+
+
+def plan(state: State, boot: str) -> str:
+    """What a start must do with a container found in this state, in this boot.
+
+    Whatever is left of an earlier run has been killed by then, except the frozen
+    tasks of a COMMITTED container of the same boot: they must die before it wakes.
+    """
+    if state.name == READY:
+        return WAKE
+    if state.name == COMMITTED:
+        return KILL_THEN_WAKE if state.boot == boot else WAKE
+    if state.name == RESTORING:
+        return WAKE if state.attempt < MAX_RESTORE_ATTEMPTS else GIVE_UP
+    if state.name == DAMAGED:
+        return REFUSE
+    return COLD

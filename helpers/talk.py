@@ -1,0 +1,32 @@
+"""What torpor says to people: standard error, with the journal's priority where it leads there."""
+
+import os
+
+ERROR, WARNING, NOTICE, INFO = 3, 4, 5, 6
+
+
+def say(text: str, level: int = INFO) -> None:
+    """Write one message to standard error.
+
+    Under systemd each line carries the ``<N>`` prefix of sd-daemon(3), so that
+    ``journalctl -p warning`` finds it.
+    """
+    prefix = f"<{level}>" if "JOURNAL_STREAM" in os.environ else ""
+    lines = text.rstrip("\n").split("\n")
+    message = "".join(f"{prefix}{line}\n" for line in lines)
+    try:
+        os.write(2, message.encode("utf-8", "backslashreplace"))
+    except OSError:
+        pass
+
+
+def say_fault(who: str, message: str, hint: str = "") -> None:
+    """Report a fault: what is wrong, and below it what to do."""
+    text = f"{who}: {message}"
+    if hint:
+        text += "\n" + "\n".join(f"  {line}" for line in hint.split("\n"))
+    say(text, ERROR)
+
+
+def mebibytes(size_bytes: int) -> str:
+    return f"{size_bytes / (1 << 20):.1f} MiB"
