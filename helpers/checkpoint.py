@@ -91,17 +91,23 @@ class Dump:
         stall = _Stall()
         while child.poll() is None:
             channel.wait(child, _TICK_S)
-            for stage, _ in channel.questions():
-                if stage == criu.POST_DUMP:
-                    channel.answer(go_on=self._commit(commit))
+            for question in channel.questions():
+                if question.stage == criu.POST_DUMP:
+                    channel.answer(go_on=self._commit(commit, question))
             size = self._generation.size_bytes()
             self._progress(size)
             if stall.stalled((size, criu.log_size(self._generation.work, "dump"))):
                 process.kill_tree(child.pid)
 
-    def _commit(self, commit: Callable[[], None]) -> bool:
+    def _commit(self, commit: Callable[[], None], question: criu.Question) -> bool:
         fault.point("post-dump")
         try:
+            # CRIU has thawed the cgroup and holds the tasks itself: were it killed now, they
+            # would run on, with its code in them and later than the images. Frozen, they cannot;
+            # and if it still holds them after that, they did not in between.
+            self._cgroup.write("cgroup.freeze", "1")
+            if not question.still_holds():
+                raise CheckpointError("CRIU was killed")
             commit()
         except (OSError, TorporError) as error:
             self._refusal = error
@@ -121,7 +127,7 @@ class Dump:
         log = f"log: {kept}" if os.path.exists(kept) else ""
         hint = "\n".join(line for line in (advice, log) if line)
         # CRIU writes its log before it touches a task: no log, no harm.
-        if criu.rolled_back(work) or not criu.log_size(work, "dump"):
+        if criu.dump_rolled_back(work) or not criu.log_size(work, "dump"):
             return CheckpointError(reason, hint)
         return ContainerLostError(f"CRIU was cut off in the middle: {reason}", hint)
 
@@ -167,9 +173,6 @@ class Commit:
 
     def __call__(self) -> None:
         syncing = [process.spawn(["sync", "--file-system", path]) for path in self._sync_paths]
-        # CRIU has thawed the cgroup and holds the tasks itself: were it killed now, they would
-        # run on, with its code in them and later than the images.
-        self._cgroup.write("cgroup.freeze", "1")
         manifest = images.seal(self._generation, self._facts)
         for child, path in zip(syncing, self._sync_paths, strict=True):
             if child.wait() != 0:
@@ -191,5 +194,6 @@ class Commit:
         self._cgroup.kill(KILL_TIMEOUT_S)
         self.frozen_s = time.monotonic() - self._frozen_at_s
         fault.point("killed")
-        state.write(self._container, committed.become(state.READY, self._reason))
+        ready = committed.become(state.READY, self._reason, frozen_s=self.frozen_s)
+        state.write(self._container, ready)
         fault.point("ready")

@@ -49,6 +49,23 @@ def _version_word(text: str) -> str:
     return ""
 
 
+class Question:
+    """CRIU holds at a stage and asks whether to go on."""
+
+    __slots__ = ("criu", "init", "stage")
+
+    def __init__(self, line: str) -> None:
+        fields = line.split(" ")
+        numbers = [int(field) for field in fields[1:] if field.isdigit()]
+        self.stage = fields[0]
+        self.init, self.criu = numbers if len(numbers) == 2 else (0, 0)  # their pids
+
+    def still_holds(self) -> bool:
+        """Whether CRIU is alive: while it is, the tasks it holds have not run."""
+        state = read_small(f"/proc/{self.criu}/stat").rpartition(") ")[2][:1]
+        return state not in ("", "Z", "X")
+
+
 class Channel:
     """The two FIFOs over which CRIU's action script asks, and this process answers.
 
@@ -76,18 +93,14 @@ class Channel:
             "TORPOR_SUPERVISOR": f"{payload.path.rpartition('/')[0]}/{SUPERVISOR}",
         }
 
-    def questions(self) -> list[tuple[str, int]]:
-        """The stages asked since the last call, each with the pid of the container's init."""
+    def questions(self) -> list[Question]:
+        """What was asked since the last call."""
         try:
             self._pending += os.read(self.fd, 4096)
         except BlockingIOError:
             pass
         *lines, self._pending = self._pending.split(b"\n")
-        asked = []
-        for line in lines:
-            stage, _, pid = line.decode("ascii", "replace").partition(" ")
-            asked.append((stage, int(pid) if pid.isdigit() else 0))
-        return asked
+        return [Question(line.decode("ascii", "replace")) for line in lines]
 
     def answer(self, *, go_on: bool) -> None:
         os.write(self._answer, b"ok\n" if go_on else b"no\n")
@@ -113,13 +126,18 @@ def log_size(work: str, verb: str) -> int:
         return 0
 
 
-def rolled_back(work: str) -> bool:
+def dump_rolled_back(work: str) -> bool:
     """Whether a failed dump ended in order: CRIU then restored the tasks before it left.
 
     It says so in its last line (cr_dump_finish in criu/cr-dump.c). Without it CRIU
     was killed and may have left its own code in the tasks.
     """
     return "Dumping FAILED" in _tail(f"{work}/dump.log", 4096)
+
+
+def restore_refused(work: str) -> bool:
+    """Whether CRIU itself ended a restore as failed (criu/cr-restore.c); else it was cut off."""
+    return "Restoring FAILED" in _tail(f"{work}/restore.log", 4096)
 
 
 def keep_log(work: str, verb: str, kept: str) -> None:
@@ -129,6 +147,10 @@ def keep_log(work: str, verb: str, kept: str) -> None:
         record.write_durably(kept, text.encode("utf-8", "replace"))
 
 
+# Said as errors in runs that succeed: no cause of anything.
+_NOISE = ("Dumping FAILED", "Restoring FAILED", "rlimit: Can't setup RLIMIT_NOFILE for self")
+
+
 def errors(work: str, verb: str, most: int = 3) -> list[str]:
     """CRIU's own first errors, without time stamps, file names and repeats."""
     found: list[str] = []
@@ -136,7 +158,7 @@ def errors(work: str, verb: str, most: int = 3) -> list[str]:
         _, error, message = line.partition("Error (")
         if error and ("): " in message):
             words = message.partition("): ")[2].strip()
-            if words and words not in found and not words.startswith("Dumping FAILED"):
+            if words and words not in found and not words.startswith(_NOISE):
                 found.append(words)
     return found[:most]
 

@@ -50,5 +50,9 @@ class RestoreError(RuntimeFailedError):
     """CRIU did not restore sound images."""
 
 
+class RestoreCutOffError(RestoreError):
+    """CRIU or runc was killed in a restore: that says nothing about the images."""
+
+
 class ImageError(TorporError):
     """A generation's images are damaged, incomplete or another container's."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from torpor import criu, fault, loopback, process, runc
 from torpor.cgroup import Cgroup
 from torpor.container import Container
-from torpor.errors import RestoreError, TorporError
+from torpor.errors import RestoreCutOffError, RestoreError, TorporError
 from torpor.images import Generation, Manifest, Verification
 
 # A restore is taken to hang when its log did not grow for this long, and the time it takes to
@@ -62,7 +62,7 @@ class Restore:
         verification.verdict()
         pid = runc.init_pid(self._container)
         if child.status != 0 or not pid:
-            raise self._failure()
+            raise self._failure(child.status or 0)
         return pid
 
     def _serve(
@@ -77,21 +77,23 @@ class Restore:
         watch = _Watch(child.pid, self._generation.work, stall_s)
         while child.poll() is None:
             channel.wait(child, _TICK_S)
-            for stage, pid in channel.questions():
-                channel.answer(go_on=self._pass(stage, pid, verification, consume))
+            for question in channel.questions():
+                channel.answer(go_on=self._pass(question, verification, consume))
             self._progress(time.monotonic() - began_s)
             if verification.failed() or watch.hopeless():
                 process.kill_tree(child.pid)
 
     def _pass(
-        self, stage: str, pid: int, verification: Verification, consume: Callable[[], None]
+        self, question: criu.Question, verification: Verification, consume: Callable[[], None]
     ) -> bool:
-        fault.point(stage)
+        fault.point(question.stage)
         try:
-            if stage == criu.SETUP_NAMESPACES:
-                loopback.set_up_in(pid)
-            elif stage == criu.POST_RESTORE:
+            if question.stage == criu.SETUP_NAMESPACES:
+                loopback.set_up_in(question.init)
+            elif question.stage == criu.POST_RESTORE:
                 verification.verdict()
+                if not question.still_holds():
+                    return False  # it was killed, and nothing has run: the images stay as they are
                 consume()
                 fault.point("consumed")
         except (OSError, TorporError) as error:
@@ -99,14 +101,18 @@ class Restore:
             return False
         return True
 
-    def _failure(self) -> TorporError:
+    def _failure(self, status: int) -> TorporError:
         work = self._generation.work
         kept = self._container.log_path("restore")
         criu.keep_log(work, "restore", kept)
         errors = criu.errors(work, "restore")
         reason = "CRIU: " + "; ".join(errors) if errors else runc.last_error(self._container)
         log = f"log: {kept}" if os.path.exists(kept) else ""
-        return RestoreError(reason, "\n".join(x for x in (criu.hint(errors), log) if x))
+        hint = "\n".join(line for line in (criu.hint(errors), log) if line)
+        began = criu.log_size(work, "restore") > 0
+        if status < 0 or (began and not criu.restore_refused(work)):
+            return RestoreCutOffError(f"the restore was cut off: {reason}", hint)
+        return RestoreError(reason, hint)
 
 
 class _Watch:

@@ -40,7 +40,7 @@ def checkpoint(
         container, "checkpoint", "--image-path", images, "--work-path", work,
         *_CHECKPOINT_OPTIONS, *(["--leave-running"] if leave_running else []), container.name,
     )  # fmt: skip
-    return process.spawn(argv, env=env)
+    return _spawn_quietly(argv, env)
 
 
 def restore(
@@ -54,12 +54,21 @@ def restore(
     return process.spawn(argv, stdout=output, stderr=output, env=env)
 
 
+def _spawn_quietly(argv: list[str], env: dict[str, str]) -> Child:
+    """runc repeats its log on standard error; we say it in our own words, or not at all."""
+    sink = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        return process.spawn(argv, stdout=sink, stderr=sink, env=env)
+    finally:
+        os.close(sink)
+
+
 def delete(container: Container, timeout_s: float = 30.0) -> None:
     """Remove what runc holds of a container whose processes are dead; repeatable."""
     detach_restore_root(container)
     if not os.path.exists(container.runc_dir):
         return
-    child = process.spawn(_argv(container, "delete", "--force", container.name))
+    child = _spawn_quietly(_argv(container, "delete", "--force", container.name), {})
     if child.wait(timeout_s) is None:
         child.kill()
     if os.path.exists(f"{container.runc_dir}/state.json"):

@@ -6,7 +6,9 @@ import signal
 def parse(text: str) -> int | None:
     """The number of a signal: ``15``, ``TERM``, ``SIGTERM``, ``RTMIN+3``; None for anything else."""
     name = text.strip().upper().removeprefix("SIG")
-    if name.isascii() and name.isdigit():
+    if not name.isascii() or len(name) > len("RTMIN+30"):
+        return None
+    if name.isdigit():
         number = int(name)
         return number if 0 < number <= signal.SIGRTMAX else None
     base, sign, offset = name.replace("-", "+-").partition("+")

@@ -43,7 +43,17 @@ def boot_id() -> str:
 class State:
     """One state record. Values do not change: ``become`` makes the next one."""
 
-    __slots__ = ("attempt", "boot", "generation", "inputs", "name", "reason", "rootfs", "since_s")
+    __slots__ = (
+        "attempt",
+        "boot",
+        "frozen_s",
+        "generation",
+        "inputs",
+        "name",
+        "reason",
+        "rootfs",
+        "since_s",
+    )
 
     def __init__(
         self,
@@ -56,6 +66,7 @@ class State:
         reason: str = "",
         inputs: str = "",
         rootfs: str = "",
+        frozen_s: float = 0.0,
     ) -> None:
         self.name = name
         self.generation = generation  # the newest number ever given to images
@@ -65,6 +76,7 @@ class State:
         self.reason = reason  # for people: why the last transition happened
         self.inputs = inputs  # digest of the definition that the running container was made from
         self.rootfs = rootfs  # identity of the rootfs that it runs on
+        self.frozen_s = frozen_s  # how long its processes stood still before they were dead
 
     def become(
         self,
@@ -75,6 +87,7 @@ class State:
         attempt: int = 0,
         inputs: str | None = None,
         rootfs: str | None = None,
+        frozen_s: float = 0.0,
     ) -> "State":
         return State(
             name,
@@ -85,6 +98,7 @@ class State:
             reason=reason,
             inputs=self.inputs if inputs is None else inputs,
             rootfs=self.rootfs if rootfs is None else rootfs,
+            frozen_s=frozen_s,
         )
 
 
@@ -104,6 +118,7 @@ def parse(text: bytes, where: str) -> State:
             reason=fields["reason"],
             inputs=fields["inputs"],
             rootfs=fields["rootfs"],
+            frozen_s=float(fields["frozen"]),
         )
     except (KeyError, ValueError) as error:
         raise RecordError(f"{where}: {error!r} in a state record") from error
@@ -127,6 +142,7 @@ def write(container: Container, state: State) -> None:
         ("reason", state.reason),
         ("inputs", state.inputs),
         ("rootfs", state.rootfs),
+        ("frozen", f"{state.frozen_s:.6f}"),
     ]
     record.write_durably(container.state_path, record.serialize("state", pairs))
 

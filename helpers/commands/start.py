@@ -11,7 +11,14 @@ import time
 from torpor import criu, fault, images, notify, payload, pump, record, rendering, runc, state
 from torpor.cgroup import Cgroup, own_unit, payload_of
 from torpor.container import Container
-from torpor.errors import ImageError, RestoreError, RuntimeFailedError, TorporError
+from torpor.errors import (
+    ImageError,
+    RecordError,
+    RestoreCutOffError,
+    RestoreError,
+    RuntimeFailedError,
+    TorporError,
+)
 from torpor.images import Generation
 from torpor.lock import Lock
 from torpor.rendering import Inputs
@@ -41,13 +48,11 @@ def main() -> None:
 def _start(container: Container) -> None:
     unit_cgroup = own_unit()
     cgroup = payload_of(unit_cgroup)
-    payload.clear(container, cgroup)
-    record.make_directory(container.run_dir)
+    _clear(container, cgroup)
     inputs, warnings = rendering.current(container, f"{unit_cgroup}/payload")
     for warning in warnings:
         say(f"{container.name}: {warning}", WARNING)
-    current = _read_state(container)
-    reason = _wake(container, cgroup, inputs, current)
+    reason = _wake(container, cgroup, inputs, _read_state(container))
     if reason is not None:
         _start_fresh(container, cgroup, inputs, reason)
 
@@ -56,12 +61,14 @@ def _read_state(container: Container) -> state.State:
     """A record that cannot be read proves nothing about any image: there is no memory then."""
     try:
         return state.read(container)
-    except TorporError as error:
+    except RecordError as error:
         newest = max(images.generations(container), default=0)
         if newest:
             images.set_aside(container, newest)
         say(f"{container.name}: {error}: its images are not believed", WARNING)
-        return state.State(generation=newest, reason=str(error))
+        unknown = state.State(generation=newest).become(state.NONE, str(error))
+        state.write(container, unknown)
+        return unknown
 
 
 def _wake(
@@ -73,10 +80,6 @@ def _wake(
         return current.reason if current.name == state.NONE else current.name.lower()
     if plan == state.REFUSE:
         return _damaged(container, inputs, current, current.reason)
-    if plan == state.GIVE_UP:
-        return _damaged(
-            container, inputs, current, f"{current.attempt} restores of it were cut off"
-        )
     # KILL_THEN_WAKE: what was frozen has been killed with the other left-overs.
     generation = Generation(container, current.generation)
     try:
@@ -84,12 +87,31 @@ def _wake(
         changed = _what_changed(inputs, manifest)
         if changed:
             return _outdated(container, current, changed)
-        _restore(container, cgroup, inputs, current, generation, manifest)
+        while state.plan(current, state.boot_id()) != state.GIVE_UP:
+            try:
+                _restore(container, cgroup, inputs, current, generation, manifest)
+                return None
+            except RestoreCutOffError as error:
+                current = _cut_off(container, cgroup, error)
     except (ImageError, RestoreError) as error:
-        payload.clear(container, cgroup)
-        record.make_directory(container.run_dir)
+        _clear(container, cgroup)
         return _failed(container, inputs, error)
-    return None
+    return _damaged(container, inputs, current, f"{current.attempt} restores of it were cut off")
+
+
+def _cut_off(container: Container, cgroup: Cgroup, error: RestoreCutOffError) -> state.State:
+    """Clean up after a restore that was killed; its error again if the memory was used by then."""
+    _clear(container, cgroup)
+    current = state.read(container)
+    if current.name != state.RESTORING:
+        raise RestoreError(error.message, error.hint) from error
+    say(f"{container.name}: {error.message}: attempt {current.attempt}", WARNING)
+    return current
+
+
+def _clear(container: Container, cgroup: Cgroup) -> None:
+    payload.clear(container, cgroup)
+    record.make_directory(container.run_dir)
 
 
 def _what_changed(inputs: Inputs, manifest: images.Manifest) -> str:

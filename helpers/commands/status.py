@@ -88,6 +88,7 @@ def _describe(container: Container) -> dict[str, object]:
         "reason": known.reason,
         "size_bytes": None,
         "taken": None,
+        "frozen_s": known.frozen_s if asleep else None,
     }
     if asleep:
         try:
@@ -125,6 +126,7 @@ def _print_one(row: dict[str, object]) -> None:
     ]
     if isinstance(size, int):
         lines += [("Image", mebibytes(size)), ("Taken", row["taken"])]
+        lines += [("Frozen", f"{row['frozen_s']:.2f} s")]
     for label, value in lines:
         print(f"{label + ':':<12}{value}")
 

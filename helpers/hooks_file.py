@@ -1,0 +1,220 @@
+"""The hooks of a bundle's config.json: torpor's among other people's.
+
+Format: "POSIX-platform Hooks" in config.md of the OCI runtime specification.
+"""
+
+import errno
+import json
+import math
+import os
+import re
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from torpor import regular_file
+from torpor.errors import DefinitionError
+from torpor.spec import BUNDLE_CONFIG_LIMIT_BYTES, HOOK_DIRECTORY
+
+TIMEOUT_S = 10
+
+_FILE = "config.json"
+_INDENTED = re.compile(r'\s*\{\r?\n([ \t]*)"')
+
+
+@dataclass(frozen=True)
+class Hook:
+    """One entry, and at which stage the runtime calls it."""
+
+    stage: str
+    path: str
+
+    @property
+    def is_ours(self) -> bool:
+        return os.path.normpath(self.path).startswith(HOOK_DIRECTORY)
+
+
+OURS = (
+    Hook("createRuntime", f"{HOOK_DIRECTORY}hooks/create-runtime"),
+    Hook("poststop", f"{HOOK_DIRECTORY}hooks/poststop"),
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Whether an entry had to be changed; it is as wanted in both cases."""
+
+    hook: Hook
+    changed: bool
+
+
+def find(bundle: str) -> list[Hook]:
+    """Every hook of a bundle, by stage in the file's order. DefinitionError for a bad bundle."""
+    with _open(bundle) as file:
+        return _hooks(file.config, file.where)
+
+
+def add(bundle: str) -> list[Outcome]:
+    """Put torpor's hooks behind those that are there. DefinitionError for a bad bundle."""
+    with _open(bundle) as file:
+        present = {
+            (hook.stage, os.path.normpath(hook.path)) for hook in _hooks(file.config, file.where)
+        }
+        outcomes = [Outcome(hook, (hook.stage, hook.path) not in present) for hook in OURS]
+        if any(outcome.changed for outcome in outcomes):
+            hooks = file.config["hooks"] = file.config.get("hooks") or {}
+            for outcome in outcomes:
+                if outcome.changed:
+                    entry = {"path": outcome.hook.path, "timeout": TIMEOUT_S}
+                    stage = outcome.hook.stage
+                    hooks[stage] = [*(hooks.get(stage) or []), entry]
+            file.replace()
+        return outcomes
+
+
+def remove(bundle: str) -> list[Outcome]:
+    """Take torpor's hooks out, whatever their stage. DefinitionError for a bad bundle."""
+    with _open(bundle) as file:
+        ours = [hook for hook in _hooks(file.config, file.where) if hook.is_ours]
+        if ours:
+            _drop_ours(file.config)
+            file.replace()
+        absent = [hook for hook in OURS if hook not in ours]
+        return [*(Outcome(hook, True) for hook in ours), *(Outcome(hook, False) for hook in absent)]
+
+
+def _drop_ours(config: dict[str, Any]) -> None:
+    """Remove torpor's entries, and the lists that hold nothing else."""
+    hooks = config["hooks"]
+    for stage in list(hooks):
+        entries = hooks[stage] or []
+        others = [entry for entry in entries if not Hook(stage, entry["path"]).is_ours]
+        if len(others) == len(entries):
+            continue
+        hooks[stage] = others
+        if not others:
+            del hooks[stage]
+    if not hooks:
+        del config["hooks"]
+
+
+def _hooks(config: dict[str, Any], where: str) -> list[Hook]:
+    hooks = config.get("hooks")
+    if hooks is None:
+        return []
+    if not isinstance(hooks, dict):
+        raise DefinitionError(f"{where}: hooks is not an object")
+    found = []
+    for stage, entries in hooks.items():
+        if entries is not None and not isinstance(entries, list):
+            raise DefinitionError(f"{where}: hooks.{stage} is not a list")
+        for entry in entries or []:
+            path = entry.get("path") if isinstance(entry, dict) else None
+            if not isinstance(path, str):
+                raise DefinitionError(f"{where}: hooks.{stage}: an entry has no path")
+            found.append(Hook(stage, path))
+    return found
+
+
+class _ConfigFile:
+    """A bundle's config.json, read, and to be replaced as a whole."""
+
+    def __init__(self, directory: int, where: str) -> None:
+        self._directory = directory
+        self.where = where
+        try:
+            content, self._status = _read(directory)
+        except OSError as error:
+            reason = "it is a symbolic link" if error.errno == errno.ELOOP else error.strerror
+            raise DefinitionError(f"{where}: cannot read the bundle: {reason}") from error
+        try:
+            self._text = content.decode()
+            config = _parse(self._text)
+        except RecursionError as error:
+            raise DefinitionError(f"{where}: is nested too deeply") from error
+        except ValueError as error:
+            raise DefinitionError(f"{where}: is not JSON: {error}") from error
+        if not isinstance(config, dict) or not isinstance(config.get("ociVersion"), str):
+            raise DefinitionError(f"{where}: is no OCI configuration: it has no ociVersion")
+        self.config: dict[str, Any] = config
+
+    def replace(self) -> None:
+        """Write the configuration back durably, in the style, mode and ownership it had."""
+        content = _serialize(self.config, self._text)
+        temporary = f".{_FILE}.{os.urandom(6).hex()}"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+        fd = os.open(temporary, flags, 0o600, dir_fd=self._directory)
+        try:
+            with os.fdopen(fd, "wb") as file:
+                os.fchown(fd, self._status.st_uid, self._status.st_gid)
+                os.fchmod(fd, stat.S_IMODE(self._status.st_mode))
+                file.write(content)
+                file.flush()
+                os.fsync(fd)
+            os.rename(temporary, _FILE, src_dir_fd=self._directory, dst_dir_fd=self._directory)
+        except BaseException:
+            os.unlink(temporary, dir_fd=self._directory)
+            raise
+        os.fsync(self._directory)
+
+
+@contextmanager
+def _open(bundle: str) -> Iterator[_ConfigFile]:
+    try:
+        directory = os.open(bundle, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise DefinitionError(f"{bundle}: is no bundle: {error.strerror}") from error
+    try:
+        yield _ConfigFile(directory, os.path.join(bundle, _FILE))
+    finally:
+        os.close(directory)
+
+
+def _read(directory: int) -> tuple[bytes, os.stat_result]:
+    flags = regular_file.OPEN_FLAGS | os.O_NOFOLLOW
+    fd = os.open(_FILE, flags, dir_fd=directory)
+    try:
+        return regular_file.read_fd(fd, BUNDLE_CONFIG_LIMIT_BYTES)
+    finally:
+        os.close(fd)
+
+
+def _parse(text: str) -> object:
+    """text as JSON that can be written back with nothing lost. ValueError, RecursionError."""
+    value: object = json.loads(
+        text, object_pairs_hook=_unique, parse_constant=_refuse_number, parse_float=_finite
+    )
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"key {twice[:60]!a} is given twice")
+    return result
+
+
+def _refuse_number(text: str) -> NoReturn:
+    raise ValueError(f"{text[:60]} is not a number of JSON")
+
+
+def _finite(text: str) -> float:
+    return number if math.isfinite(number := float(text)) else _refuse_number(text)
+
+
+def _serialize(config: dict[str, Any], before: str) -> bytes:
+    """config in the style of the text it was read from: indentation, escapes, end of file."""
+    indented = _INDENTED.match(before)
+    compact = '":' in before and '": ' not in before
+    text = json.dumps(
+        config,
+        indent=indented[1] if indented else None,
+        separators=(",", ":") if compact else (", " if not indented else ",", ": "),
+        # An escape in the file may stand for what UTF-8 cannot say: half of a surrogate pair.
+        ensure_ascii=before.isascii() or "\\u" in before,
+    )
+    return (text + before[len(before.rstrip()) :]).encode()

@@ -1,0 +1,81 @@
+"""A cgroup of its own for each machine.
+
+systemd-nspawn --keep-unit builds its payload's tree where it was started: two machines started
+in one cgroup would share one. On a systemd host a scope is that cgroup; elsewhere it is a
+directory in the version 2 hierarchy and, where mounted, in name=systemd.
+"""
+
+import contextlib
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+# Run by sh before the command: join the cgroups named first, up to "--".
+JOIN = 'while [ "$1" != -- ]; do echo 0 >"$1/cgroup.procs" || exit; shift; done; shift; exec "$@"'
+REMOVE_TIMEOUT_S = 5.0
+
+
+def systemd_is_pid_1() -> bool:
+    """What sd_booted(3) says."""
+    return Path("/run/systemd/system").is_dir()
+
+
+def hierarchies() -> list[Path]:
+    """Mount points of the version 2 hierarchy and of name=systemd, as far as mounted."""
+    found: dict[str, Path] = {}
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        before, _, after = line.partition(" - ")
+        kind, _, options = after.split(" ", 2)
+        if kind == "cgroup2":
+            found.setdefault("unified", Path(before.split()[4]))
+        elif kind == "cgroup" and "name=systemd" in options.split(","):
+            found.setdefault("systemd", Path(before.split()[4]))
+    return list(found.values())
+
+
+def of_machine(name: str) -> list[Path]:
+    """The cgroup directories that belong to a machine of this name, where they exist."""
+    places = [root / parent for root in hierarchies() for parent in ("", "system.slice")]
+    return [path for place in places for path in place.glob(f"{name}*") if path.is_dir()]
+
+
+def command_in_own_cgroup(name: str, boot: int, argv: Sequence[str]) -> list[str]:
+    """The command line that runs argv in a cgroup of its own; the process id stays."""
+    if systemd_is_pid_1():
+        # A number per boot: the scope of the boot before may not have been collected yet.
+        scope = ["systemd-run", "--quiet", "--scope", "--collect", "--slice=system.slice"]
+        return [*scope, f"--unit={name}-{boot}", "--property=Delegate=yes", "--", *argv]
+    directories = [root / name for root in hierarchies()]
+    for directory in directories:
+        directory.mkdir(exist_ok=True)
+    return ["/bin/sh", "-c", JOIN, "sh", *map(str, directories), "--", *argv]
+
+
+def processes(directory: Path) -> list[int]:
+    """Everything that runs in a cgroup and below it."""
+    lists = directory.rglob("cgroup.procs")
+    return [int(pid) for file in lists for pid in file.read_text().split()]
+
+
+def kill(name: str) -> None:
+    """SIGKILL everything in a machine's cgroups at once; does not wait."""
+    for directory in of_machine(name):
+        with contextlib.suppress(OSError):  # version 1 has no such file
+            (directory / "cgroup.kill").write_text("1")
+
+
+def remove(name: str) -> None:
+    """Kill what is left in a machine's cgroups and remove them, deepest first.
+
+    A child of the caller has to be reaped before: in version 1 a zombie keeps its cgroup.
+    """
+    kill(name)
+    deadline = time.monotonic() + REMOVE_TIMEOUT_S
+    while (left := of_machine(name)) and time.monotonic() < deadline:
+        for top in left:
+            for directory, _, _ in os.walk(top, topdown=False):
+                # Busy until the last process is gone; systemd may be quicker than we are.
+                with contextlib.suppress(OSError):
+                    Path(directory).rmdir()
+        time.sleep(0.01)

@@ -1,0 +1,38 @@
+"""One booted machine for all tests of a session, and its journal in the report of a failure."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from machine import Machine
+
+JOURNAL = ("journalctl", "--boot", "--lines=600", "--no-pager", "--output=short-monotonic")
+WAY_IN = "systemd[1]: test-"  # the units of Machine.run
+
+
+@pytest.fixture(scope="session")
+def machine() -> Iterator[Machine]:
+    """A machine with the newest package of dist/, shared: a test removes what it makes."""
+    with Machine() as booted:
+        yield booted
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what cannot boot a machine."""
+    if os.geteuid():
+        for item in items:
+            if "machine" in item.path.parts:
+                item.add_marker(pytest.mark.skip(reason="booting a machine needs root"))
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """Attach the journal of the machine that a failed test used."""
+    outcome = yield
+    report = outcome.get_result()  # type: ignore[attr-defined]
+    machines = [value for value in getattr(item, "funcargs", {}).values() if type(value) is Machine]
+    for used in machines if report.failed else []:
+        journal = used.run(*JOURNAL, check=False).stdout if used.leader else used.console[-8000:]
+        journal = "".join(line for line in journal.splitlines(True) if WAY_IN not in line)
+        report.sections.append((f"journal of {used.name}", journal))

@@ -1,0 +1,258 @@
+"""The base image of the test machines: a small Debian tree, built once and cached.
+
+The cache directory is named after a hash of the recipe, so a changed recipe builds a new
+image and an old one is never used by mistake.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+SUITE = "trixie"
+
+PACKAGES = (
+    # the system torpor runs on
+    *(
+        "systemd",
+        "systemd-sysv",
+        "dbus",
+        "runc",
+        "criu",
+        "iptables",
+        "nftables",
+        "iproute2",
+        "procps",
+    ),
+    # what torpor itself is written in
+    *(
+        "python3",
+        "python3-pystemd",
+        "python3-pyroute2",
+        "python3-prctl",
+        "python3-yaml",
+        "python3-xxhash",
+    ),
+    # payloads of the tests, and the tools to build and watch them
+    *(
+        "busybox-static",
+        "redis-server",
+        "redis-tools",
+        "gcc",
+        "libc6-dev",
+        "python3-pytest",
+        "strace",
+    ),
+    # a machine can hold a machine
+    "systemd-container",
+)
+
+# Directories and files of those packages that no test reads; each machine copies the image.
+EXCLUDED = (
+    "/usr/share/doc/*",
+    "/usr/share/man/*",
+    "/usr/share/info/*",
+    "/usr/share/locale/*",
+    "/usr/share/lintian/*",
+    "/usr/lib/gcc/*/lto1",
+    "/usr/libexec/gcc/*/lto1",
+    "/usr/bin/*lto-dump*",
+    "/usr/lib/*san.a",
+    "/usr/lib/*san.so*",
+    "/usr/lib/udev/hwdb.d/*",
+)
+
+# Units that wait for hardware, a console or the network, or that start work of their own later.
+MASKED_UNITS = (
+    "dev-hugepages.mount",
+    "sys-kernel-debug.mount",
+    "sys-kernel-tracing.mount",
+    "systemd-modules-load.service",
+    *(f"modprobe@{module}.service" for module in ("configfs", "drm", "efi_pstore", "fuse")),
+    "apt-daily.timer",
+    "apt-daily-upgrade.timer",
+    "console-getty.service",
+    "dpkg-db-backup.timer",
+    "e2scrub_all.timer",
+    "e2scrub_reap.service",
+    "fstrim.timer",
+    "getty.target",
+    "systemd-networkd-wait-online.service",
+    "systemd-firstboot.service",
+    "systemd-hwdb-update.service",
+)
+
+DISABLED_UNITS = ("redis-server.service",)
+
+# CRIU 4.1.1, which the suite ships, sets SO_PASSCRED on every socket it dumps. Kernels since
+# 6.16 refuse that on a TCP socket ("sockets: Can't get 1:16 opt"); CRIU 4.2.1 knows.
+PASSCRED_REFUSED_SINCE = (6, 16)
+NEWER_CRIU = ("criu/sid", "libcompel1/sid", "python3-pycriu/sid")
+NEWER_CRIU_PIN = "Package: *\nPin: release a=unstable\nPin-Priority: 50\n"
+
+# With version 1 controllers on the host, CRIU would dump their whole tree with each container,
+# and each failed restore would copy it into the host's. The machine has no use for them.
+RUNC_CONF_CGROUP_V1 = "manage-cgroups=ignore\n"
+
+HERE = Path(__file__).resolve().parent
+
+
+class ImageError(Exception):
+    """The base image could not be built."""
+
+
+def say(text: str) -> None:
+    """One line on what is going on, for whoever waits."""
+    print(f"machine: {text}", file=sys.stderr, flush=True)
+
+
+def kernel_version() -> tuple[int, int]:
+    """Major and minor version of the running kernel."""
+    found = re.match(r"(\d+)\.(\d+)", platform.release())
+    return (int(found[1]), int(found[2])) if found else (0, 0)
+
+
+def host_has_cgroup_v1() -> bool:
+    """Whether a controller is bound to a version 1 hierarchy (cgroups(7), /proc/PID/cgroup)."""
+    lines = Path("/proc/self/cgroup").read_text().splitlines()
+    controllers = [line.split(":", 2)[1] for line in lines]
+    return any(name and not name.startswith("name=") for name in controllers)
+
+
+def recipe() -> dict[str, object]:
+    """Everything the image depends on."""
+    return {
+        "format": 1,
+        "suite": SUITE,
+        "packages": PACKAGES,
+        "excluded": EXCLUDED,
+        "masked": MASKED_UNITS,
+        "disabled": DISABLED_UNITS,
+        "newer_criu": NEWER_CRIU if kernel_version() >= PASSCRED_REFUSED_SINCE else (),
+        "runc_conf": RUNC_CONF_CGROUP_V1 if host_has_cgroup_v1() else "",
+        "architecture": platform.machine(),
+    }
+
+
+def cache_directory() -> Path:
+    """Where images are kept between runs."""
+    home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(home) / "torpor"
+
+
+def image_path() -> Path:
+    """Where the image of the present recipe is, or will be."""
+    digest = hashlib.sha256(json.dumps(recipe(), sort_keys=True).encode()).hexdigest()
+    return cache_directory() / f"base-{digest[:12]}"
+
+
+def require_packages(*packages: str) -> None:
+    """Install what the host lacks; Debian only."""
+    done = subprocess.run([HERE / "host-packages", *packages], check=False)
+    if done.returncode:
+        raise ImageError("the host lacks packages: " + " ".join(packages))
+
+
+@contextmanager
+def only_one(lock: Path) -> Iterator[None]:
+    """Hold an exclusive lock on a file; wait for whoever has it."""
+    with lock.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("waiting for another build of the base image")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def logged(log: Path, *argv: str | Path) -> None:
+    """Run a program of the build with its output in a log; show the end of it on failure."""
+    with log.open("ab") as output:
+        done = subprocess.run(
+            argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=False
+        )
+    if done.returncode:
+        tail = "\n".join(log.read_text(errors="replace").splitlines()[-30:])
+        raise ImageError(f"{argv[0]} failed with status {done.returncode}:\n{tail}")
+
+
+def install_newer_criu(root: Path, log: Path) -> None:
+    """Take CRIU, and nothing else, from Debian unstable; see PASSCRED_REFUSED_SINCE."""
+    apt = root / "etc/apt"
+    lines = (apt / "sources.list").read_text().splitlines()
+    stable = next(line for line in lines if f" {SUITE} main" in line)
+    (apt / "sources.list.d/sid.list").write_text(stable.replace(f" {SUITE} ", " sid ") + "\n")
+    (apt / "preferences.d/sid").write_text(NEWER_CRIU_PIN)
+    resolv_conf = root / "etc/resolv.conf"
+    shutil.copyfile("/etc/resolv.conf", resolv_conf)
+    chroot = ("chroot", root, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq")
+    logged(log, *chroot, "-o", "Acquire::Check-Valid-Until=false", "update")
+    logged(log, *chroot, "install", "-y", "--no-install-recommends", *NEWER_CRIU)
+    logged(log, *chroot, "clean")
+    resolv_conf.unlink()
+    for entry in (root / "var/lib/apt/lists").iterdir():
+        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+
+def configure(root: Path, log: Path, steps: dict[str, object]) -> None:
+    """Turn the bare installation into the image of this recipe."""
+    if steps["newer_criu"]:
+        say("taking CRIU from Debian unstable, as this kernel needs")
+        install_newer_criu(root, log)
+    logged(log, "chroot", root, "systemctl", "-q", "disable", *DISABLED_UNITS)
+    logged(log, "chroot", root, "systemctl", "-q", "mask", *MASKED_UNITS)
+    if steps["runc_conf"]:
+        (root / "etc/criu").mkdir(exist_ok=True)
+        (root / "etc/criu/runc.conf").write_text(str(steps["runc_conf"]))
+    # Newer than /usr (systemd-update-done.service(8)): nothing is left to be done at a first boot.
+    (root / "etc/.updated").touch()
+    (root / "var/.updated").touch()
+    # The exclusions were for the image: torpor's own manual pages are to be installed.
+    (root / "etc/dpkg/dpkg.cfg.d/99mmdebstrap").unlink(missing_ok=True)
+
+
+def bootstrap(target: Path, log: Path) -> None:
+    """Install the packages into an empty directory."""
+    exclusions = [f"--dpkgopt=path-exclude={pattern}" for pattern in EXCLUDED]
+    logged(
+        log,
+        *("mmdebstrap", "--mode=root", "--format=directory", "--variant=minbase"),
+        *exclusions,
+        "--include=" + ",".join(PACKAGES),
+        *(SUITE, target),
+    )
+
+
+def build_image() -> Path:
+    """The cached image, built first when there is none. Raises ImageError."""
+    image = image_path()
+    if image.is_dir():
+        return image
+    if os.geteuid():
+        raise ImageError("building the base image needs root")
+    image.parent.mkdir(parents=True, exist_ok=True)
+    with only_one(image.parent / "build.lock"):
+        if image.is_dir():
+            return image
+        # Whoever left these is gone: we hold the lock.
+        for stale in image.parent.glob("building-*"):
+            logged(Path(os.devnull), "rm", "-rf", "--one-file-system", stale)
+        require_packages("mmdebstrap", "debian-archive-keyring")
+        say(f"building the base image ({SUITE}, {len(PACKAGES)} packages); a minute or two, once")
+        work = Path(tempfile.mkdtemp(prefix="building-", dir=image.parent))
+        work.chmod(0o755)
+        log = work / "build.log"
+        bootstrap(work / "root", log)
+        configure(work / "root", log, recipe())
+        (work / "root").rename(image)
+        shutil.rmtree(work)
+    return image

@@ -1,0 +1,398 @@
+#!/usr/bin/python3
+"""A test machine: a real systemd, runc and CRIU in systemd-nspawn, on any Debian with root.
+
+    with Machine() as m:
+        m.run("systemctl", "start", "torpor@web")
+
+The command line (machine.py build|smoke|shell|run) does the same by hand.
+"""
+
+import argparse
+import fcntl
+import itertools
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import image
+import keeper
+
+HERE = Path(__file__).resolve().parent
+DIST = HERE.parents[1] / "dist"
+MACHINES = Path("/var/tmp")
+PREFIX = "torpor-machine-"
+BOOT_TIMEOUT_S = 60.0
+# A systemd-nspawn that is gone for this long is not about to be started again.
+GONE_S = 3.0
+POLL_S = 0.02
+NEWEST = Path("newest")
+
+# sh scripts, so that symbolic links are resolved in the machine and not on the host
+WRITE = 'mkdir -p "$(dirname "$1")" && cat >"$1" && chmod "$2" "$1"'
+READ = 'cat <"$1"'
+
+
+class MachineError(Exception):
+    """The machine did not boot, or did not go down."""
+
+
+class CommandFailed(subprocess.CalledProcessError):
+    """A command in the machine failed; says all there is to say about it."""
+
+    def __str__(self) -> str:
+        command = " ".join(map(str, self.cmd))
+        return f"{command}: status {self.returncode}\nstdout: {self.stdout}\nstderr: {self.stderr}"
+
+
+def newest_deb() -> Path | None:
+    """The package built last, if any."""
+    debs = sorted(DIST.glob("torpor_*_all.deb"), key=lambda path: path.stat().st_mtime)
+    return debs[-1] if debs else None
+
+
+def children(pid: int, comm: str) -> list[int]:
+    """Children of a process that run a program of this name."""
+    found = []
+    try:
+        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            if Path(f"/proc/{child}/comm").read_text().strip() == comm:
+                found.append(int(child))
+    except (FileNotFoundError, ProcessLookupError):
+        pass  # gone while we looked
+    return found
+
+
+def remove_leftovers() -> None:
+    """Remove the machines whose keeper was killed: nobody holds the lock of their directory."""
+    for directory in MACHINES.glob(f"{PREFIX}*"):
+        try:
+            with (directory / "lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                image.say(f"removing {directory}, which an earlier run left")
+                keeper.sweep(directory)
+        except (BlockingIOError, FileNotFoundError):
+            continue
+
+
+class Machine:
+    """One machine with a root of its own, booted by entering the context.
+
+    deb: the torpor package to install first; None for none.
+    nspawn_options: further options of systemd-nspawn(1), such as --bind-ro=.
+    """
+
+    def __init__(self, deb: Path | None = NEWEST, nspawn_options: Sequence[str] = ()) -> None:
+        self.deb = newest_deb() if deb is NEWEST else deb
+        self.nspawn_options = [*nspawn_options]
+        self.directory = Path()
+        self.boot_seconds = 0.0
+        self._keeper: subprocess.Popen[bytes] | None = None
+        self._numbers = itertools.count(1)
+
+    @property
+    def name(self) -> str:
+        """Its host name, and the name of its cgroup."""
+        return self.directory.name
+
+    @property
+    def root(self) -> Path:
+        """Its root directory on the host."""
+        return self.directory / "root"
+
+    @property
+    def console(self) -> str:
+        """What systemd wrote to the console in all boots so far."""
+        return (self.directory / "console.log").read_text(errors="replace")
+
+    def __enter__(self) -> Self:
+        image.require_packages("systemd-container", "util-linux")
+        base = image.build_image()
+        remove_leftovers()
+        self._claim_directory()
+        try:
+            self._install(base)
+            self.boot()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        fault: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _claim_directory(self) -> None:
+        """Make and lock the directory, and start the keeper that will remove it."""
+        new = Path(tempfile.mkdtemp(prefix="torpor-new-", dir=MACHINES))
+        with (new / "lock").open("w") as lock:
+            # Locked before it gets the name by which others look for left-overs.
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            self.directory = new.rename(MACHINES / (PREFIX + secrets.token_hex(4)))
+            self._keeper = subprocess.Popen(
+                [sys.executable, "-B", HERE / "keeper.py", self.directory, *self.nspawn_options],
+                stdin=subprocess.PIPE,
+                pass_fds=[lock.fileno()],
+                start_new_session=True,
+            )
+
+    def _install(self, base: Path) -> None:
+        """Copy the image, and install the package into the copy."""
+        image.say(f"copying the base image to {self.root}")
+        log = self.directory / "install.log"
+        copy = ("setpriv", "--pdeathsig", "KILL", "cp", "-a", "--reflink=auto")
+        image.logged(log, *copy, base, self.root)
+        # An empty one would make this a first boot, which enables every installed unit.
+        (self.root / "etc/machine-id").write_text(uuid.uuid4().hex + "\n")
+        (self.root / "etc/hostname").write_text(self.name + "\n")
+        if not self.deb:
+            image.say("no package: this machine comes without torpor")
+            return
+        image.say(f"installing {self.deb.name}")
+        package = self.root / "var/tmp" / self.deb.name
+        package.write_bytes(self.deb.read_bytes())
+        dpkg = ("chroot", self.root, "dpkg", "--force-unsafe-io", "--install")
+        image.logged(log, *dpkg, f"/var/tmp/{self.deb.name}")
+        package.unlink()
+
+    def _tell(self, word: str) -> None:
+        """Send one line to the keeper."""
+        assert self._keeper and self._keeper.stdin
+        self._keeper.stdin.write(f"{word}\n".encode())
+        self._keeper.stdin.flush()
+
+    def _nspawn(self) -> int:
+        """Process id of systemd-nspawn, or 0."""
+        found = children(self._keeper.pid, "systemd-nspawn") if self._keeper else []
+        return found[0] if found else 0
+
+    @property
+    def leader(self) -> int:
+        """Process id on the host of the machine's PID 1, or 0 while it is down."""
+        nspawn = self._nspawn()
+        found = children(nspawn, "systemd") if nspawn else []
+        return found[0] if found else 0
+
+    def _entered(self, *argv: str, timeout: float = 10) -> str:
+        """Output of a command in the machine's namespaces but in no unit of it: for systemctl."""
+        enter = ["nsenter", "--target", str(self.leader), "--all", *argv]
+        done = subprocess.run(
+            enter,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        return done.stdout.strip()
+
+    def _has_booted(self) -> bool:
+        """Whether systemd has nothing left to start; a unit that failed is the tests' affair."""
+        return self._entered("systemctl", "is-system-running") in ("running", "degraded")
+
+    def _wait_until_up(self, not_leader: int) -> float:
+        """Wait until a PID 1 other than the one before has finished booting; seconds it took."""
+        began = seen = time.monotonic()
+        while (now := time.monotonic()) < began + BOOT_TIMEOUT_S and now < seen + GONE_S:
+            if self._nspawn():
+                seen = now
+            if self.leader not in (0, not_leader) and self._has_booted():
+                return time.monotonic() - began
+            time.sleep(POLL_S)
+        raise MachineError(f"{self.name} did not boot; its console:\n{self.console[-8000:]}")
+
+    def boot(self) -> float:
+        """Start it after poweroff(); returns the seconds until systemd had finished booting."""
+        self._tell("boot")
+        self.boot_seconds = self._wait_until_up(not_leader=0)
+        image.say(f"{self.name} is up after {self.boot_seconds:.1f} s")
+        return self.boot_seconds
+
+    def reboot(self) -> float:
+        """systemctl reboot: /var stays, /run goes, a new boot_id; returns the seconds it took."""
+        leader = self.leader
+        began = time.monotonic()
+        self._entered("systemctl", "reboot", "--no-block")
+        self._wait_until_up(not_leader=leader)
+        return time.monotonic() - began
+
+    def crash_and_boot(self) -> float:
+        """SIGKILL everything in it at once and boot again; returns the seconds it took."""
+        leader = self.leader
+        self._tell("crash")
+        return self._wait_until_up(not_leader=leader)
+
+    def poweroff(self) -> None:
+        """systemctl poweroff, and wait until it is off. boot() starts it again."""
+        self._entered("systemctl", "poweroff", "--no-block")
+        deadline = time.monotonic() + BOOT_TIMEOUT_S
+        while self._nspawn():
+            if time.monotonic() > deadline:
+                raise MachineError(f"{self.name} does not go down:\n{self.console[-8000:]}")
+            time.sleep(POLL_S)
+
+    def close(self) -> None:
+        """Kill it and remove all of it. Harmless when repeated."""
+        if self._keeper:
+            assert self._keeper.stdin
+            self._keeper.stdin.close()
+            self._keeper.wait()
+            self._keeper = None
+
+    def command(self, *argv: str, env: Mapping[str, str] | None = None, unit: str) -> list[str]:
+        """The host's command line that runs argv in the machine, as a transient unit of it.
+
+        A process that nsenter alone puts there stays in the host's cgroup, which CRIU cannot
+        restore ("couldn't set cgns prefix"), and an entered one left alive blocks the poweroff.
+        """
+        variables = {"HOME": "/root", "LANG": "C.UTF-8", **(env or {})}
+        return [
+            *("nsenter", "--target", str(self.leader), "--all"),
+            *("systemd-run", "--quiet", "--wait", "--collect", f"--unit={unit}"),
+            *("--pipe", "--property=IgnoreSIGPIPE=no"),
+            *(f"--setenv={name}={value}" for name, value in variables.items()),
+            *("--", *argv),
+        ]
+
+    def popen(
+        self,
+        *argv: str,
+        env: Mapping[str, str] | None = None,
+        unit: str = "",
+        stdin: int | None = subprocess.PIPE,
+    ) -> subprocess.Popen[str]:
+        """Start a command with text pipes for all three streams.
+
+        Killing the returned process ends the connection, not the command: give it a unit name
+        to `systemctl stop`. A command killed by a signal counts as status 255.
+        """
+        unit = unit or f"test-{next(self._numbers)}"
+        return subprocess.Popen(
+            self.command(*argv, env=env, unit=unit),
+            env=keeper.ENVIRONMENT,
+            text=True,
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            # nsenter forks for the process namespace: a group, to end both
+            start_new_session=True,
+        )
+
+    def run(
+        self,
+        *argv: str,
+        check: bool = True,
+        input: str | None = None,
+        timeout: float = 120,
+        env: Mapping[str, str] | None = None,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end. Raises CommandFailed, subprocess.TimeoutExpired."""
+        unit = f"test-{next(self._numbers)}"
+        stdin = subprocess.DEVNULL if input is None else subprocess.PIPE
+        process = self.popen(*argv, env=env, unit=unit, stdin=stdin)
+        try:
+            stdout, stderr = process.communicate(input, timeout)
+        except BaseException:
+            # The command first: it holds the pipes that communicate() reads to their end.
+            self._entered("systemctl", "kill", "--signal=KILL", unit)
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+            raise
+        if check and process.returncode:
+            raise CommandFailed(process.returncode, argv, stdout, stderr)
+        return subprocess.CompletedProcess(argv, process.returncode, stdout, stderr)
+
+    def shell(self, *argv: str) -> int:
+        """An interactive shell, or a command, on our own terminal; returns its status."""
+        command = self.command(*(argv or ("/bin/bash", "-l")), unit=f"test-{next(self._numbers)}")
+        if os.isatty(0) and os.isatty(1):
+            command[command.index("--pipe")] = "--pty"
+        terminal = {"TERM": os.environ.get("TERM", "dumb")}
+        return subprocess.run(command, env=keeper.ENVIRONMENT | terminal, check=False).returncode
+
+    def _file(self, script: str, *argv: str, input: str = "") -> str:
+        """Run a script about one file in the machine's mounts, or in its root while it is off."""
+        leader = self.leader
+        enter = ["nsenter", "--target", str(leader), "--mount", "--root"] if leader else []
+        enter = enter or ["chroot", str(self.root)]
+        done = subprocess.run(
+            [*enter, "/bin/sh", "-c", script, "sh", *argv],
+            env=keeper.ENVIRONMENT,
+            input=input,
+            text=True,
+            capture_output=True,
+            check=False,
+        )
+        if done.returncode:
+            raise CommandFailed(done.returncode, argv, done.stdout, done.stderr)
+        return done.stdout
+
+    def write(self, path: str | Path, text: str, mode: int = 0o644) -> None:
+        """Write a file of the machine, with the directories above it. Raises CommandFailed."""
+        self._file(WRITE, str(path), f"{mode:o}", input=text)
+
+    def read(self, path: str | Path) -> str:
+        """Read a file of the machine. Raises CommandFailed."""
+        return self._file(READ, str(path))
+
+
+def smoke(machine: Machine) -> int:
+    """Show that the machine has what torpor needs."""
+    for program in ("systemctl", "runc", "criu"):
+        version = machine.run(program, "--version").stdout.splitlines()
+        print("  ".join(version[:1] if program != "criu" else version[:2]))
+    print(f"booted in {machine.boot_seconds:.1f} s")
+    if machine.run("test", "-x", "/usr/bin/torpor", check=False).returncode == 0:
+        return machine.shell("torpor", "doctor")
+    return 0
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Boot a machine for torpor's tests.")
+    parser.add_argument("--deb", type=Path, default=NEWEST, help="default: the newest in dist/")
+    parser.add_argument("--nspawn", action="append", default=[], help="an option of systemd-nspawn")
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    verbs.add_parser("build", help="build the base image, unless it is cached")
+    verbs.add_parser("smoke", help="boot, show versions, power off")
+    verbs.add_parser("shell", help="boot, give a root shell, power off")
+    run = verbs.add_parser("run", help="boot, run a command, power off")
+    run.add_argument("command", nargs="+")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Do what the command line says."""
+    args = arguments()
+    # So that "with" ends the machine before we go.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        if args.verb == "build":
+            print(image.build_image())
+            return 0
+        with Machine(args.deb, args.nspawn) as machine:
+            status = smoke(machine) if args.verb == "smoke" else 0
+            if args.verb in ("shell", "run"):
+                status = machine.shell(*getattr(args, "command", ()))
+            machine.poweroff()
+            return status
+    except (MachineError, image.ImageError, CommandFailed) as fault:
+        print(f"machine: {fault}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

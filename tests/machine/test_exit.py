@@ -1,0 +1,110 @@
+"""A container that ends gives its unit its exact result, and leaves no memory behind."""
+
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from containers import BUSYBOX, Container, make_busybox
+from machine import Machine
+
+Make = Callable[[str], Container]
+
+
+@pytest.fixture
+def make(machine: Machine) -> Iterator[Make]:
+    """Makes a container that runs a shell script; removed after the test."""
+    make_busybox(machine)
+    made = []
+
+    def make_one(script: str) -> Container:
+        container = Container(machine, f"exits{time.monotonic_ns()}")
+        made.append(container)
+        return container.define(rootfs=BUSYBOX, command=["/bin/sh", "-c", script])
+
+    yield make_one
+    for container in made:
+        container.remove()
+
+
+def assert_failed_with(container: Container, result: str, status: str) -> None:
+    container.wait_for("failed")
+    assert container.property("Result") == result
+    assert container.property("ExecMainStatus") == status
+    assert container.state() == "EXITED"
+
+
+@pytest.mark.parametrize("attempt", range(5))
+def test_an_exit_at_once_fails_the_unit_with_its_status(make: Make, attempt: int) -> None:
+    container = make("echo last words; exit 3")
+    container.systemctl("start", check=False)
+    assert_failed_with(container, "exit-code", "3")
+    assert "last words" in container.journal()
+
+
+def test_an_exit_later_fails_the_unit_with_its_status(make: Make) -> None:
+    container = make("sleep 0.5; seq=0; while [ $seq -lt 500 ]; do seq=$((seq+1)); echo line $seq; done; exit 3")
+    container.start()
+    assert_failed_with(container, "exit-code", "3")
+    assert container.journal().count("line ") == 500
+
+
+@pytest.mark.parametrize("attempt", range(5))
+def test_an_exit_right_after_waking_fails_the_unit_with_its_status(
+    make: Make, attempt: int
+) -> None:
+    container = make("while :; do [ -e /var/tmp/woken ] && { echo woken; exit 3; }; done")
+    mark = f"{BUSYBOX}/var/tmp/woken"
+    container.machine.run("rm", "-f", mark)
+    container.start()
+    time.sleep(0.2)
+    container.stop()
+    container.machine.run("touch", mark)
+    container.systemctl("start", check=False)
+    assert_failed_with(container, "exit-code", "3")
+    assert "woken" in container.journal()
+    container.machine.run("rm", "-f", mark)
+
+
+def test_an_exit_with_0_ends_the_unit_in_order(make: Make) -> None:
+    container = make("sleep 0.3")
+    container.start()
+    container.wait_for("inactive")
+    assert container.property("Result") == "success"
+    assert container.state() == "EXITED"
+
+
+def test_sigkill_from_outside_fails_the_unit_by_signal(make: Make) -> None:
+    container = make("while :; do sleep 0.1; done")
+    container.start()
+    container.stop()
+    container.start()
+    container.machine.run("runc", "kill", container.name, "KILL")
+    assert_failed_with(container, "signal", "9")
+
+
+def test_restart_on_failure_starts_fresh(make: Make) -> None:
+    container = make("echo begun; while :; do sleep 0.1; done")
+    container.machine.write(
+        f"/etc/systemd/system/{container.unit}.service.d/restart.conf",
+        "[Service]\nRestart=on-failure\nRestartSec=100ms\n",
+    )
+    container.machine.run("systemctl", "daemon-reload")
+    container.start()
+    container.stop()
+    container.start()
+    container.machine.run("runc", "kill", container.name, "KILL")
+    deadline = time.monotonic() + 10
+    while container.journal().count("begun") < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    container.wait_for("active")
+    assert container.status()["reason"] == "started fresh"
+
+
+def test_a_program_that_is_not_there_is_one_clear_message(make: Make) -> None:
+    container = make("true")
+    container.define(rootfs=BUSYBOX, command=["/bin/nothing-here"])
+    assert container.systemctl("start", check=False) != 0
+    text = container.journal()
+    assert "/bin/nothing-here" in text
+    assert "Traceback" not in text

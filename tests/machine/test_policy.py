@@ -1,0 +1,241 @@
+"""When a container sleeps, when it starts fresh, and what is kept."""
+
+import time
+from collections.abc import Iterator
+
+import pytest
+from containers import BUSYBOX, COUNTER, Container, make_busybox
+from machine import Machine
+
+COMMAND = ["/bin/sh", "-c", COUNTER]
+
+
+@pytest.fixture
+def counter(machine: Machine) -> Iterator[Container]:
+    """A running counter."""
+    make_busybox(machine)
+    container = Container(machine, f"policy{time.monotonic_ns()}")
+    container.define(rootfs=BUSYBOX, command=COMMAND)
+    container.start()
+    time.sleep(0.3)
+    yield container
+    container.remove()
+
+
+def fresh_starts(container: Container) -> int:
+    time.sleep(0.2)
+    return container.numbers().count(1)
+
+
+def test_a_restart_starts_fresh(counter: Container) -> None:
+    counter.systemctl("restart")
+    assert fresh_starts(counter) == 2
+    assert counter.property("ActiveState") == "active"
+
+
+def test_a_restart_keeps_the_memory_where_the_definition_says_so(counter: Container) -> None:
+    counter.define(rootfs=BUSYBOX, command=COMMAND, checkpoint={"on": ["restart"]})
+    counter.systemctl("restart")
+    assert fresh_starts(counter) == 1
+    counter.stop()
+    counter.start()
+    assert fresh_starts(counter) == 2
+
+
+def test_never_means_never(counter: Container) -> None:
+    counter.define(rootfs=BUSYBOX, command=COMMAND, checkpoint={"on": []})
+    counter.stop()
+    assert counter.state() == "EXITED"
+    assert counter.property("Result") == "success"
+    counter.start()
+    assert fresh_starts(counter) == 2
+
+
+def test_a_fresh_stop_is_fresh_once(counter: Container) -> None:
+    counter.machine.run("torpor", "stop", "--fresh", counter.name)
+    assert counter.state() == "EXITED"
+    counter.start()
+    assert fresh_starts(counter) == 2
+    counter.stop()
+    assert counter.state() == "READY"
+
+
+def test_discard_forgets_the_memory(counter: Container) -> None:
+    counter.stop()
+    counter.machine.run("torpor", "discard", counter.name)
+    images = f"/var/lib/torpor/{counter.name}/generations"
+    assert counter.machine.run("ls", images).stdout == ""
+    counter.start()
+    assert fresh_starts(counter) == 2
+
+
+def test_discard_leaves_a_running_container_alone(counter: Container) -> None:
+    done = counter.machine.run("torpor", "discard", counter.name, check=False)
+    assert done.returncode == 1
+    assert "is running" in done.stderr
+    assert fresh_starts(counter) == 1
+
+
+def test_a_changed_definition_starts_fresh_and_keeps_the_images_aside(counter: Container) -> None:
+    counter.stop()
+    counter.define(rootfs=BUSYBOX, command=COMMAND, env={"NEW": "1"})
+    counter.start()
+    assert fresh_starts(counter) == 2
+    assert "the definition changed" in counter.journal()
+    aside = counter.machine.run("ls", f"/var/lib/torpor/{counter.name}/aside").stdout
+    assert aside.split() == ["1"]
+
+
+def test_a_changed_policy_or_comment_does_not_cost_the_memory(counter: Container) -> None:
+    counter.stop()
+    counter.define(rootfs=BUSYBOX, command=COMMAND, checkpoint={"keep": 2, "keep-logs": True})
+    counter.start()
+    assert fresh_starts(counter) == 1
+
+
+def test_another_rootfs_in_the_same_place_starts_fresh(counter: Container) -> None:
+    machine = counter.machine
+    path = f"/srv/{counter.name}"
+    make_busybox(machine, path)
+    counter.machine.run("torpor", "stop", "--fresh", counter.name)
+    counter.define(rootfs=path, command=COMMAND)
+    counter.start()
+    time.sleep(0.2)
+    counter.stop()
+    machine.run("mv", path, f"{path}.old")
+    make_busybox(machine, path)
+    counter.start()
+    assert fresh_starts(counter) == 3
+    assert "the rootfs changed" in counter.journal()
+    machine.run("rm", "-rf", path, f"{path}.old")
+
+
+def test_keep_keeps_past_generations(counter: Container) -> None:
+    counter.define(rootfs=BUSYBOX, command=COMMAND, checkpoint={"keep": 2})
+    for _ in range(3):
+        counter.stop()
+        counter.start()
+    kept = counter.machine.run("ls", f"/var/lib/torpor/{counter.name}/generations").stdout
+    assert kept.split() == ["3"]
+    counter.stop()
+    kept = counter.machine.run("ls", f"/var/lib/torpor/{counter.name}/generations").stdout
+    assert sorted(kept.split()) == ["3", "4"]
+
+
+def test_logs_go_after_success_unless_they_are_wanted(counter: Container) -> None:
+    machine = counter.machine
+    state = f"/var/lib/torpor/{counter.name}"
+    counter.stop()
+    logs = machine.run("find", state, "-name", "*.log", "-o", "-name", "stats-*").stdout
+    assert logs == ""
+    counter.define(rootfs=BUSYBOX, command=COMMAND, checkpoint={"keep-logs": True})
+    counter.start()
+    counter.stop()
+    counter.start()
+    logs = machine.run("find", state, "-name", "*.log").stdout
+    assert sorted(logs.split()) == [f"{state}/last-dump.log", f"{state}/last-restore.log"]
+
+
+def test_an_old_criu_is_refused_before_anything_is_frozen(counter: Container) -> None:
+    machine = counter.machine
+    machine.write("/opt/old/criu", "#!/bin/sh\necho 'Version: 3.10'\n", 0o755)
+    machine.write(
+        f"/etc/systemd/system/{counter.unit}.service.d/path.conf",
+        "[Service]\nEnvironment=PATH=/opt/old:/usr/sbin:/usr/bin:/sbin:/bin\n",
+    )
+    machine.run("systemctl", "daemon-reload")
+    counter.stop()
+    assert "checkpointing needs CRIU >= 4.0, found 3.10" in counter.journal()
+    assert counter.state() == "EXITED"
+
+
+def test_a_full_disk_is_noticed_before_anything_is_frozen(counter: Container) -> None:
+    machine = counter.machine
+    state = f"/var/lib/torpor/{counter.name}"
+    # The state directory moves to a small file system, as an administrator might have it.
+    machine.run("torpor", "stop", "--fresh", counter.name)
+    machine.run("mount", "-t", "tmpfs", "-o", "size=1M", "tmpfs", state)
+    try:
+        counter.start()
+        time.sleep(0.3)
+        counter.stop()
+        text = counter.journal()
+        assert "cannot checkpoint" in text
+        assert "are free, the images may need" in text
+    finally:
+        machine.run("umount", state)
+
+
+def test_a_definition_broken_while_it_runs_costs_nothing(counter: Container) -> None:
+    good = counter.definition
+    counter.machine.write(f"/etc/torpor/{counter.name}.yaml", "rootfs: [\n")
+    counter.stop()
+    assert counter.state() == "READY"
+    assert counter.systemctl("start", check=False) != 0
+    assert counter.state() == "READY"
+    counter.define(**good)
+    counter.start()
+    assert fresh_starts(counter) == 1
+
+
+def test_a_dry_run_says_whether_it_would_sleep_and_leaves_it_running(counter: Container) -> None:
+    done = counter.machine.run("torpor", "check", "--checkpoint", counter.name)
+    assert "would sleep" in done.stdout
+    assert counter.property("ActiveState") == "active"
+    assert fresh_starts(counter) == 1
+    counter.stop()
+    counter.start()
+    assert fresh_starts(counter) == 1
+
+
+def test_a_bundle_of_somebody_else_sleeps_too_and_stays_as_it_is(machine: Machine) -> None:
+    make_busybox(machine)
+    bundle = "/srv/bundle"
+    machine.run("sh", "-ec", f"mkdir -p {bundle}; cd {bundle}; rm -f config.json; runc spec")
+    machine.run("sed", "-i", f's#"path": "rootfs"#"path": "{BUSYBOX}"#', f"{bundle}/config.json")
+    before = machine.read(f"{bundle}/config.json")
+    container = Container(machine, "bundled").define(bundle=bundle, command=COMMAND)
+    try:
+        container.start()
+        time.sleep(0.3)
+        container.stop()
+        container.start()
+        assert fresh_starts(container) == 1
+        assert machine.read(f"{bundle}/config.json") == before
+        container.stop()
+        machine.run("sed", "-i", 's#"hostname": "runc"#"hostname": "other"#', f"{bundle}/config.json")
+        container.start()
+        assert fresh_starts(container) == 2
+    finally:
+        container.remove()
+
+
+def test_a_container_in_a_user_namespace_sleeps_and_wakes(machine: Machine) -> None:
+    rootfs = make_busybox(machine, "/srv/mapped")
+    machine.run("chown", "-hR", "100000:100000", rootfs)
+    bundle = "/srv/userns"
+    machine.run("sh", "-ec", f"mkdir -p {bundle}; cd {bundle}; rm -f config.json; runc spec")
+    edit = (
+        "import json; p='/srv/userns/config.json'; c=json.load(open(p)); l=c['linux'];"
+        "m=[{'containerID':0,'hostID':100000,'size':65536}]; l['uidMappings']=m; l['gidMappings']=m;"
+        f"c['root']={{'path':'{rootfs}'}}; c['process']['terminal']=False;"
+        "l['namespaces'].append({'type':'user'});"
+        # On a host with cgroup v1 the machine tells CRIU to leave cgroups alone, and then it
+        # cannot mount them for another user.
+        "c['mounts']=[m for m in c['mounts'] if m['type']!='cgroup'];"
+        "json.dump(c,open(p,'w'))"
+    )
+    machine.run("python3", "-c", edit)
+    machine.run("sh", "-ec", "chmod 711 /srv /srv/mapped")
+    container = Container(machine, "mapped").define(bundle=bundle, command=COMMAND)
+    try:
+        container.start()
+        time.sleep(0.3)
+        for _ in range(2):
+            container.stop()
+            assert container.state() == "READY", container.journal()
+            container.start()
+            assert container.property("StatusText").startswith("restored"), container.journal()
+        assert fresh_starts(container) == 1
+    finally:
+        container.remove()

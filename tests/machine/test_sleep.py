@@ -1,0 +1,171 @@
+"""The main job: memory is kept through stop, start and reboot."""
+
+import time
+from collections.abc import Iterator
+
+import pytest
+from containers import BUSYBOX, COUNTER, REDIS, Container, make_busybox, make_redis, without_gap
+from machine import Machine
+
+
+@pytest.fixture
+def counter(machine: Machine) -> Iterator[Container]:
+    make_busybox(machine)
+    container = Container(machine, f"counter{time.monotonic_ns()}")
+    container.define(rootfs=BUSYBOX, command=["/bin/sh", "-c", COUNTER])
+    yield container
+    container.remove()
+
+
+def test_a_counter_goes_on_through_stops_starts_and_a_reboot(counter: Container) -> None:
+    counter.start()
+    for _ in range(3):
+        time.sleep(0.3)
+        counter.stop()
+        assert counter.property("ActiveState") == "inactive"
+        assert counter.property("Result") == "success"
+        counter.start()
+        assert counter.property("StatusText").startswith("restored generation")
+    counter.stop()
+    counter.machine.reboot()
+    counter.start()
+    time.sleep(0.5)
+    numbers = counter.numbers()
+    assert len(numbers) > 10
+    assert without_gap(numbers)
+
+
+def test_a_running_container_sleeps_at_shutdown_and_wakes_at_boot_when_enabled(
+    counter: Container,
+) -> None:
+    machine = counter.machine
+    machine.run("systemctl", "enable", counter.unit)
+    counter.start()
+    time.sleep(0.3)
+    machine.reboot()
+    counter.start()
+    assert counter.status()["reason"] == "woke from generation 1"
+    assert "shutdown" in counter.journal() or counter.property("StatusText").startswith("restored")
+    time.sleep(0.3)
+    assert without_gap(counter.numbers())
+    machine.run("systemctl", "disable", counter.unit)
+
+
+def test_stopping_twice_and_starting_twice_change_nothing(counter: Container) -> None:
+    counter.start()
+    counter.start()
+    counter.stop()
+    counter.stop()
+    assert counter.state() == "READY"
+    counter.start()
+    counter.start()
+    time.sleep(0.2)
+    assert without_gap(counter.numbers())
+
+
+def test_a_start_while_it_falls_asleep_wakes_it_again(counter: Container) -> None:
+    counter.start()
+    time.sleep(0.3)
+    counter.machine.run("systemctl", "stop", "--no-block", counter.unit)
+    counter.start()
+    time.sleep(0.3)
+    assert counter.property("ActiveState") == "active"
+    assert without_gap(counter.numbers())
+
+
+def test_the_state_is_named_by_systemctl_status(counter: Container) -> None:
+    counter.start()
+    counter.stop()
+    counter.start()
+    text = counter.machine.run("systemctl", "status", counter.unit).stdout
+    assert 'Status: "restored generation 1, ' in text
+    assert "MiB, in " in text
+
+
+def test_nothing_of_torpor_but_one_cat_stays_beside_a_running_container(counter: Container) -> None:
+    counter.start()
+    counter.stop()
+    counter.start()
+    time.sleep(0.5)
+    group = counter.property("ControlGroup")
+    script = 'cd /sys/fs/cgroup"$(cat)" 2>/dev/null || cd /sys/fs/cgroup/unified"$1"; '
+    script += "for p in $(cat supervisor/cgroup.procs .control/cgroup.procs cgroup.procs 2>/dev/null); do cat /proc/$p/comm; done"
+    found = counter.machine.run("sh", "-c", script, "sh", group, input=group).stdout
+    assert found.split() == ["cat"]
+
+
+def test_clean_forgets_the_memory(counter: Container) -> None:
+    counter.start()
+    time.sleep(0.3)
+    counter.stop()
+    counter.machine.run("systemctl", "clean", "--what=state", counter.unit)
+    counter.start()
+    time.sleep(0.2)
+    assert counter.numbers().count(1) == 2
+
+
+def test_reload_sends_the_hangup_signal(machine: Machine) -> None:
+    make_busybox(machine)
+    container = Container(machine, "reloads")
+    script = "trap 'echo reloaded' HUP; while :; do sleep 0.1; done"
+    container.define(rootfs=BUSYBOX, command=["/bin/sh", "-c", script])
+    try:
+        container.start()
+        time.sleep(0.3)
+        container.systemctl("reload")
+        time.sleep(0.5)
+        assert "reloaded" in container.journal()
+    finally:
+        container.remove()
+
+
+def test_runc_knows_the_container_by_its_name(counter: Container) -> None:
+    counter.start()
+    done = counter.machine.run("runc", "exec", counter.name, "/bin/echo", "inside")
+    assert done.stdout == "inside\n"
+    assert counter.name in counter.machine.run("runc", "list", "-q").stdout.split()
+
+
+def test_the_shipped_unit_has_no_fault(machine: Machine) -> None:
+    done = machine.run("systemd-analyze", "verify", "torpor@name.service")
+    assert done.stdout + done.stderr == ""
+
+
+FILL = """
+for i = 1, tonumber(ARGV[1]) do redis.call('SET', 'key:' .. i, redis.sha1hex('value ' .. i)) end
+return redis.call('DBSIZE')
+"""
+CHECK = """
+local good = 0
+for i = 1, tonumber(ARGV[1]) do
+  if redis.call('GET', 'key:' .. i) == redis.sha1hex('value ' .. i) then good = good + 1 end
+end
+return good
+"""
+
+
+def test_redis_without_persistence_keeps_100000_keys(machine: Machine) -> None:
+    make_redis(machine)
+    redis = Container(machine, "redis")
+    command = ["/bin/redis-server", "--save", "", "--appendonly", "no", "--dir", "/tmp"]
+    redis.define(rootfs=REDIS, command=command)
+
+    def ask(*words: str) -> str:
+        argv = ("runc", "exec", "redis", "/bin/redis-cli", "-h", "127.0.0.1", *words)
+        return machine.run(*argv).stdout.strip()
+
+    try:
+        redis.start()
+        time.sleep(0.5)
+        assert ask("EVAL", FILL, "0", "100000") == "100000"
+        redis.stop()
+        redis.start()
+        assert ask("PING") == "PONG"  # at once: lo is up and the socket listens
+        assert ask("EVAL", CHECK, "0", "100000") == "100000"
+        redis.stop()
+        machine.reboot()
+        redis.start()
+        assert ask("PING") == "PONG"
+        assert ask("EVAL", CHECK, "0", "100000") == "100000"
+    finally:
+        redis.remove()

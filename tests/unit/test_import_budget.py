@@ -1,0 +1,71 @@
+"""What a start of Python must not load: a hook is started for every container."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HEAVY = frozenset(
+    ("argparse", "ctypes", "json", "logging", "pystemd", "pyroute2", "subprocess", "yaml")
+)
+HOOK = HEAVY | {"collections", "dataclasses", "enum", "functools", "pathlib", "re", "typing"}
+SCRIPT = """
+import sys
+sys.path.append({library!r})
+{first}
+print(*sys.modules)
+"""
+STATE = '{"ociVersion": "1.0.2", "id": "NAME", "status": "STATUS", "pid": 7, "bundle": "/b"}'
+# A run of the hook to its end; it ends with os._exit.
+RUN = """
+import os
+def end(status):
+    print(status, *sys.modules, flush=True)
+    leave(status)
+leave, os._exit = os._exit, end
+import torpor.hooks.{hook} as hook
+hook.main()
+"""
+
+
+def loaded(library: Path, first: str, stdin: str = "", **env: str) -> set[str]:
+    """The modules of a bare Python after some statements."""
+    script = SCRIPT.format(library=str(library), first=first)
+    done = subprocess.run(
+        [sys.executable, "-ISBc", script],
+        input=stdin,
+        env=env,
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+    assert not done.stderr and not done.returncode, done.stderr
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize("hook", ["create_runtime", "poststop"])
+def test_a_hook_imports_nothing_heavy(library: Path, hook: str) -> None:
+    assert not loaded(library, f"import torpor.hooks.{hook}") & HOOK
+
+
+@pytest.mark.parametrize(
+    ("hook", "status"), [("create_runtime", "creating"), ("poststop", "stopped")]
+)
+def test_a_hook_that_writes_a_state_imports_nothing_heavy_on_its_way(
+    library: Path, tmp_path: Path, hook: str, status: str
+) -> None:
+    roots = {"TORPOR_STATE_ROOT": str(tmp_path / "lib"), "TORPOR_RUN_ROOT": str(tmp_path / "run")}
+    told = STATE.replace("NAME", "web").replace("STATUS", status)
+    record = tmp_path / "lib/web/state"
+    if hook == "poststop":
+        loaded(library, RUN.format(hook="create_runtime"), told, **roots)
+        assert "\nstate=RUNNING\n" in record.read_text()
+    modules = loaded(library, RUN.format(hook=hook), told, **roots)
+    assert "0" in modules and not modules & HOOK
+    assert f"\nstate={'EXITED' if hook == 'poststop' else 'RUNNING'}\n" in record.read_text()
+
+
+@pytest.mark.parametrize("command", ["start", "stop", "settle"])
+def test_what_a_unit_calls_imports_nothing_that_takes_long(library: Path, command: str) -> None:
+    assert not loaded(library, f"import torpor.commands.{command}") & HEAVY
