@@ -123,9 +123,9 @@ class Dump:
         reason = "CRIU: " + "; ".join(errors) if errors else runc.last_error(self._container)
         if self._refusal is not None:
             reason = f"the images could not be made durable: {self._refusal}"
-        advice = criu.hint(errors)
         log = f"log: {kept}" if os.path.exists(kept) else ""
-        hint = "\n".join(line for line in (advice, log) if line)
+        lines = [criu.hint(errors), *criu.obstacles(self._cgroup.pids()), log]
+        hint = "\n".join(line for line in lines if line)
         # CRIU writes its log before it touches a task: no log, no harm.
         if criu.dump_rolled_back(work) or not criu.log_size(work, "dump"):
             return CheckpointError(reason, hint)

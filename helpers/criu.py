@@ -176,51 +176,55 @@ def _tail(path: str, size_bytes: int) -> str:
 
 
 # What CRIU says, and what a person can do about it. Searched in order.
-HINTS = (
+_HINTS = (
     (
         "Can't lookup mount=",
         "a file from outside the container is open in it, often as stdout or stderr: let torpor "
         "handle output, or mount the file's directory into the container",
     ),
     (
-        "io_uring",
-        "a process uses io_uring, which CRIU cannot checkpoint: switch it off in the program",
-    ),
-    (
-        "SO_PASSCRED",
-        "this kernel needs CRIU >= 4.2",
-    ),
-    (
         "sockets: Can't get 1:16 opt",
         "kernels from 6.16 on need CRIU >= 4.2 for TCP sockets: install a newer criu",
-    ),
-    (
-        "Unable to connect a seized task",
-        "a process is being traced: end strace or the debugger before the container sleeps",
-    ),
-    (
-        "is already traced",
-        "a process is being traced: end strace or the debugger before the container sleeps",
-    ),
-    (
-        "ptrace",
-        "a process cannot be traced by CRIU: end strace or a debugger that is attached to it",
     ),
     (
         "External socket is used",
         "a UNIX socket leads out of the container: close it, or mount no host socket into it",
     ),
-    (
-        "Can't get rlimit",
-        "CRIU lacks CAP_SYS_RESOURCE on this host",
-    ),
+    ("Can't get rlimit", "CRIU lacks CAP_SYS_RESOURCE on this host"),
     ("No space left on device", "make room below /var/lib/torpor"),
 )
 
 
 def hint(messages: list[str]) -> str:
+    """What to do about CRIU's errors; empty when they are not known."""
     text = "\n".join(messages)
-    for words, advice in HINTS:
-        if words in text:
-            return advice
-    return ""
+    return next((advice for words, advice in _HINTS if words in text), "")
+
+
+def obstacles(pids: list[int]) -> list[str]:
+    """What CRIU cannot dump in these processes and does not name in its log."""
+    found = []
+    for pid in pids:
+        name = f"process {pid} ({read_small(f'/proc/{pid}/comm').strip()})"
+        tracer = _tracer(pid)
+        if tracer:
+            tool = read_small(f"/proc/{tracer}/comm").strip()
+            found.append(f"{name} is being traced by {tool} ({tracer}): end that first")
+        if _uses_io_uring(pid):
+            found.append(f"{name} uses io_uring, which CRIU cannot dump: switch it off there")
+    return found
+
+
+def _tracer(pid: int) -> int:
+    for line in read_small(f"/proc/{pid}/status").splitlines():
+        if line.startswith("TracerPid:"):
+            return int(line.split()[1])
+    return 0
+
+
+def _uses_io_uring(pid: int) -> bool:
+    try:
+        fds = os.listdir(f"/proc/{pid}/fd")
+        return any("[io_uring]" in os.readlink(f"/proc/{pid}/fd/{fd}") for fd in fds)
+    except OSError:
+        return False

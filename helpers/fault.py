@@ -11,9 +11,11 @@ _POINT, _, _ACTION = os.environ.get("TORPOR_FAULT", "").partition("=")
 
 
 def point(name: str) -> None:
-    """Pass a named step."""
+    """Pass a named step; it is hit once, so that what is tried again can succeed."""
+    global _POINT
     if name != _POINT:
         return
+    _POINT = ""
     if _ACTION == "fail":
         raise OSError(5, f"fault injected at {name}")
     with open(os.environ["TORPOR_FAULT_FILE"], "w", encoding="ascii") as mark:

@@ -72,7 +72,7 @@ def _text(fields: dict[object, object], key: str) -> str:
 def _read_all(fd: int) -> bytes:
     chunks = []
     left = _LIMIT_BYTES + 1
-    while left > 0 and (chunk := os.read(fd, left)):
+    while left > 0 and (chunk := os.read(fd, min(left, 1 << 16))):
         chunks.append(chunk)
         left -= len(chunk)
     if left <= 0:

@@ -3,7 +3,7 @@
 import os
 import signal
 
-from torpor import process, runc
+from torpor import mounts, process, record, runc
 from torpor.cgroup import Cgroup
 from torpor.container import Container
 
@@ -14,8 +14,6 @@ _BUNDLE_CONFIG = "config.json"
 
 def lay_bundle(container: Container, config: bytes) -> None:
     """Make the bundle that runc runs; it exists only as long as the container does."""
-    from torpor import record
-
     record.make_directory(container.bundle)
     record.replace(f"{container.bundle}/{_BUNDLE_CONFIG}", config)
 
@@ -32,6 +30,7 @@ def clear(container: Container, cgroup: Cgroup) -> None:
     if os.path.exists(container.runc_dir):
         runc.delete(container)
     cgroup.remove()
+    mounts.sweep_criu()
     _remove_run_dir(container)
 
 

@@ -160,6 +160,15 @@ def has_child(pid: int, comm: str) -> bool:
     )
 
 
+def any_named(comm: str) -> bool:
+    """Whether any process on the host has this name."""
+    return any(
+        read_small(f"/proc/{pid}/comm").strip() == comm
+        for pid in _listdir("/proc")
+        if pid.isdigit()
+    )
+
+
 def _listdir(path: str) -> list[str]:
     try:
         return os.listdir(path)

@@ -4,11 +4,12 @@ import os
 import time
 from collections.abc import Callable
 
-from torpor import criu, fault, loopback, process, runc
+from torpor import criu, fault, loopback, mounts, process, runc
 from torpor.cgroup import Cgroup
 from torpor.container import Container
 from torpor.errors import RestoreCutOffError, RestoreError, TorporError
 from torpor.images import Generation, Manifest, Verification
+from torpor.lock import Restoring
 
 # A restore is taken to hang when its log did not grow for this long, and the time it takes to
 # read the images from a slow disk.
@@ -44,6 +45,20 @@ class Restore:
         Nothing is cleaned up here.
         """
         verification = Verification(self._generation, self._manifest)
+        with Restoring():
+            child = self._restore(output, verification, consume)
+        mounts.sweep_criu()
+        if self._refusal is not None:
+            raise self._refusal
+        verification.verdict()
+        pid = runc.init_pid(self._container)
+        if child.status != 0 or not pid:
+            raise self._failure(child.status or 0)
+        return pid
+
+    def _restore(
+        self, output: int, verification: Verification, consume: Callable[[], None]
+    ) -> process.Child:
         channel = criu.Channel(self._container)
         try:
             child = runc.restore(
@@ -57,13 +72,7 @@ class Restore:
             self._serve(channel, child, verification, consume)
         finally:
             channel.close()
-        if self._refusal is not None:
-            raise self._refusal
-        verification.verdict()
-        pid = runc.init_pid(self._container)
-        if child.status != 0 or not pid:
-            raise self._failure(child.status or 0)
-        return pid
+        return child
 
     def _serve(
         self,
@@ -78,13 +87,17 @@ class Restore:
         while child.poll() is None:
             channel.wait(child, _TICK_S)
             for question in channel.questions():
-                channel.answer(go_on=self._pass(question, verification, consume))
+                channel.answer(go_on=self._pass(question, child, verification, consume))
             self._progress(time.monotonic() - began_s)
             if verification.failed() or watch.hopeless():
                 process.kill_tree(child.pid)
 
     def _pass(
-        self, question: criu.Question, verification: Verification, consume: Callable[[], None]
+        self,
+        question: criu.Question,
+        child: process.Child,
+        verification: Verification,
+        consume: Callable[[], None],
     ) -> bool:
         fault.point(question.stage)
         try:
@@ -92,8 +105,8 @@ class Restore:
                 loopback.set_up_in(question.init)
             elif question.stage == criu.POST_RESTORE:
                 verification.verdict()
-                if not question.still_holds():
-                    return False  # it was killed, and nothing has run: the images stay as they are
+                if not question.still_holds() or child.poll() is not None:
+                    return False  # CRIU or runc was killed, and nothing has run: try again
                 consume()
                 fault.point("consumed")
         except (OSError, TorporError) as error:

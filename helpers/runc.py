@@ -2,7 +2,7 @@
 
 import os
 
-from torpor import process
+from torpor import mounts, process
 from torpor.container import Container
 from torpor.errors import ForeignContainerError, RuntimeFailedError
 from torpor.process import Child, read_small
@@ -105,28 +105,12 @@ def detach_restore_root(container: Container) -> None:
     mounted = f"{container.runc_dir}/criu-root"
     if not os.path.lexists(mounted):
         return
-    for _ in range(16):  # one for each killed restore
-        if not is_mounted(mounted):
-            os.rmdir(mounted)
-            return
-        process.spawn(["umount", "--lazy", "--no-canonicalize", mounted]).wait()
-    raise RuntimeFailedError(
-        f"{mounted} cannot be unmounted",
-        "unmount it before anything else: 'runc delete' would delete the rootfs through it",
-    )
-
-
-def is_mounted(path: str) -> bool:
-    return any(
-        fields[4] == path
-        for line in _mount_table().splitlines()
-        if len(fields := line.split(" ")) > 4
-    )
-
-
-def _mount_table() -> str:
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
-        return table.read()
+    if not mounts.detach(mounted):
+        raise RuntimeFailedError(
+            f"{mounted} cannot be unmounted",
+            "unmount it before anything else: 'runc delete' would delete the rootfs through it",
+        )
+    os.rmdir(mounted)
 
 
 def check_ours(container: Container) -> None:

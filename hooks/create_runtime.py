@@ -13,7 +13,6 @@ from torpor.errors import BusyError, TorporError
 from torpor.lock import Lock
 from torpor.oci_state import OciState
 from torpor.state import State
-from torpor.talk import ERROR, WARNING, say_fault
 
 # What the next start may go by, or a person may want to look at.
 _VOIDED = {
@@ -34,11 +33,8 @@ def main() -> None:
             _record(Container(told.id), told)
     except BusyError:
         pass  # a helper of torpor is at work, and records what it does
-    except TorporError as error:
-        say_fault(who, error.message, error.hint)
-        os._exit(1)
-    except OSError as error:
-        say_fault(who, str(error))
+    except (TorporError, OSError) as error:
+        _say_fault(who, error)
         os._exit(1)
     os._exit(0)
 
@@ -82,10 +78,23 @@ def _go_on_unrecorded(container: Container, before: State, error: OSError) -> No
             f"it would wake later than this run: make room at {container.state_dir}, "
             f"or forget it: torpor discard {container.name}",
         ) from error
-    _tell(f"{container.name}: its run is not recorded: {error}", ERROR)
+    _tell(f"{container.name}: its run is not recorded: {error}")
 
 
-def _tell(text: str, level: int = WARNING) -> None:
-    from torpor.journal import tell  # seldom needed
+# Seldom needed, and each module that is imported costs 2 % of the whole run.
 
-    tell(text, level)
+
+def _tell(text: str) -> None:
+    from torpor.journal import tell
+    from torpor.talk import WARNING
+
+    tell(text, WARNING)
+
+
+def _say_fault(who: str, error: TorporError | OSError) -> None:
+    from torpor.talk import say_fault
+
+    if isinstance(error, TorporError):
+        say_fault(who, error.message, error.hint)
+    else:
+        say_fault(who, str(error))

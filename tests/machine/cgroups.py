@@ -7,6 +7,7 @@ directory in the version 2 hierarchy and, where mounted, in name=systemd.
 
 import contextlib
 import os
+import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -65,6 +66,17 @@ def kill(name: str) -> None:
             (directory / "cgroup.kill").write_text("1")
 
 
+def remove_tree(top: Path) -> None:
+    """Remove a cgroup and those below it, as far as they are empty."""
+    if top.suffix == ".scope":
+        # systemd's own: it would wait for ever for a cgroup that vanished to become empty.
+        subprocess.run(["systemctl", "stop", top.name], capture_output=True, check=False)
+        return
+    for directory, _, _ in os.walk(top, topdown=False):
+        with contextlib.suppress(OSError):  # not all are dead yet
+            Path(directory).rmdir()
+
+
 def remove(name: str) -> None:
     """Kill what is left in a machine's cgroups and remove them, deepest first.
 
@@ -74,8 +86,5 @@ def remove(name: str) -> None:
     deadline = time.monotonic() + REMOVE_TIMEOUT_S
     while (left := of_machine(name)) and time.monotonic() < deadline:
         for top in left:
-            for directory, _, _ in os.walk(top, topdown=False):
-                # Busy until the last process is gone; systemd may be quicker than we are.
-                with contextlib.suppress(OSError):
-                    Path(directory).rmdir()
+            remove_tree(top)
         time.sleep(0.01)

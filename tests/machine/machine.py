@@ -9,8 +9,6 @@ The command line (machine.py build|smoke|shell|run) does the same by hand.
 
 import argparse
 import fcntl
-import itertools
-import os
 import secrets
 import signal
 import subprocess
@@ -18,13 +16,15 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import image
 import keeper
+from inside import CommandFailed as CommandFailed  # for those who import Machine
+from inside import Inside
 
 HERE = Path(__file__).resolve().parent
 DIST = HERE.parents[1] / "dist"
@@ -36,21 +36,9 @@ GONE_S = 3.0
 POLL_S = 0.02
 NEWEST = Path("newest")
 
-# sh scripts, so that symbolic links are resolved in the machine and not on the host
-WRITE = 'mkdir -p "$(dirname "$1")" && cat >"$1" && chmod "$2" "$1"'
-READ = 'cat <"$1"'
-
 
 class MachineError(Exception):
     """The machine did not boot, or did not go down."""
-
-
-class CommandFailed(subprocess.CalledProcessError):
-    """A command in the machine failed; says all there is to say about it."""
-
-    def __str__(self) -> str:
-        command = " ".join(map(str, self.cmd))
-        return f"{command}: status {self.returncode}\nstdout: {self.stdout}\nstderr: {self.stderr}"
 
 
 def newest_deb() -> Path | None:
@@ -83,7 +71,7 @@ def remove_leftovers() -> None:
             continue
 
 
-class Machine:
+class Machine(Inside):
     """One machine with a root of its own, booted by entering the context.
 
     deb: the torpor package to install first; None for none.
@@ -91,12 +79,12 @@ class Machine:
     """
 
     def __init__(self, deb: Path | None = NEWEST, nspawn_options: Sequence[str] = ()) -> None:
+        super().__init__()
         self.deb = newest_deb() if deb is NEWEST else deb
         self.nspawn_options = [*nspawn_options]
         self.directory = Path()
         self.boot_seconds = 0.0
         self._keeper: subprocess.Popen[bytes] | None = None
-        self._numbers = itertools.count(1)
 
     @property
     def name(self) -> str:
@@ -185,20 +173,6 @@ class Machine:
         found = children(nspawn, "systemd") if nspawn else []
         return found[0] if found else 0
 
-    def _entered(self, *argv: str, timeout: float = 10) -> str:
-        """Output of a command in the machine's namespaces but in no unit of it: for systemctl."""
-        enter = ["nsenter", "--target", str(self.leader), "--all", *argv]
-        done = subprocess.run(
-            enter,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
-        return done.stdout.strip()
-
     def _has_booted(self) -> bool:
         """Whether systemd has nothing left to start; a unit that failed is the tests' affair."""
         return self._entered("systemctl", "is-system-running") in ("running", "degraded")
@@ -251,102 +225,6 @@ class Machine:
             self._keeper.stdin.close()
             self._keeper.wait()
             self._keeper = None
-
-    def command(self, *argv: str, env: Mapping[str, str] | None = None, unit: str) -> list[str]:
-        """The host's command line that runs argv in the machine, as a transient unit of it.
-
-        A process that nsenter alone puts there stays in the host's cgroup, which CRIU cannot
-        restore ("couldn't set cgns prefix"), and an entered one left alive blocks the poweroff.
-        """
-        variables = {"HOME": "/root", "LANG": "C.UTF-8", **(env or {})}
-        return [
-            *("nsenter", "--target", str(self.leader), "--all"),
-            *("systemd-run", "--quiet", "--wait", "--collect", f"--unit={unit}"),
-            *("--pipe", "--property=IgnoreSIGPIPE=no"),
-            *(f"--setenv={name}={value}" for name, value in variables.items()),
-            *("--", *argv),
-        ]
-
-    def popen(
-        self,
-        *argv: str,
-        env: Mapping[str, str] | None = None,
-        unit: str = "",
-        stdin: int | None = subprocess.PIPE,
-    ) -> subprocess.Popen[str]:
-        """Start a command with text pipes for all three streams.
-
-        Killing the returned process ends the connection, not the command: give it a unit name
-        to `systemctl stop`. A command killed by a signal counts as status 255.
-        """
-        unit = unit or f"test-{next(self._numbers)}"
-        return subprocess.Popen(
-            self.command(*argv, env=env, unit=unit),
-            env=keeper.ENVIRONMENT,
-            text=True,
-            stdin=stdin,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            # nsenter forks for the process namespace: a group, to end both
-            start_new_session=True,
-        )
-
-    def run(
-        self,
-        *argv: str,
-        check: bool = True,
-        input: str | None = None,
-        timeout: float = 120,
-        env: Mapping[str, str] | None = None,
-    ) -> subprocess.CompletedProcess[str]:
-        """Run a command to its end. Raises CommandFailed, subprocess.TimeoutExpired."""
-        unit = f"test-{next(self._numbers)}"
-        stdin = subprocess.DEVNULL if input is None else subprocess.PIPE
-        process = self.popen(*argv, env=env, unit=unit, stdin=stdin)
-        try:
-            stdout, stderr = process.communicate(input, timeout)
-        except BaseException:
-            # The command first: it holds the pipes that communicate() reads to their end.
-            self._entered("systemctl", "kill", "--signal=KILL", unit)
-            os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
-            raise
-        if check and process.returncode:
-            raise CommandFailed(process.returncode, argv, stdout, stderr)
-        return subprocess.CompletedProcess(argv, process.returncode, stdout, stderr)
-
-    def shell(self, *argv: str) -> int:
-        """An interactive shell, or a command, on our own terminal; returns its status."""
-        command = self.command(*(argv or ("/bin/bash", "-l")), unit=f"test-{next(self._numbers)}")
-        if os.isatty(0) and os.isatty(1):
-            command[command.index("--pipe")] = "--pty"
-        terminal = {"TERM": os.environ.get("TERM", "dumb")}
-        return subprocess.run(command, env=keeper.ENVIRONMENT | terminal, check=False).returncode
-
-    def _file(self, script: str, *argv: str, input: str = "") -> str:
-        """Run a script about one file in the machine's mounts, or in its root while it is off."""
-        leader = self.leader
-        enter = ["nsenter", "--target", str(leader), "--mount", "--root"] if leader else []
-        enter = enter or ["chroot", str(self.root)]
-        done = subprocess.run(
-            [*enter, "/bin/sh", "-c", script, "sh", *argv],
-            env=keeper.ENVIRONMENT,
-            input=input,
-            text=True,
-            capture_output=True,
-            check=False,
-        )
-        if done.returncode:
-            raise CommandFailed(done.returncode, argv, done.stdout, done.stderr)
-        return done.stdout
-
-    def write(self, path: str | Path, text: str, mode: int = 0o644) -> None:
-        """Write a file of the machine, with the directories above it. Raises CommandFailed."""
-        self._file(WRITE, str(path), f"{mode:o}", input=text)
-
-    def read(self, path: str | Path) -> str:
-        """Read a file of the machine. Raises CommandFailed."""
-        return self._file(READ, str(path))
 
 
 def smoke(machine: Machine) -> int:

@@ -54,7 +54,9 @@ def test_a_second_add_does_not_touch_the_file(tmp_path: Path) -> None:
 
 
 def test_a_missing_one_of_the_two_is_added(tmp_path: Path) -> None:
-    write(tmp_path, BASE | {"hooks": {"poststop": [{"path": "/usr/libexec//torpor/hooks/poststop"}]}})
+    write(
+        tmp_path, BASE | {"hooks": {"poststop": [{"path": "/usr/libexec//torpor/hooks/poststop"}]}}
+    )
     outcomes = {one.hook.stage: one.changed for one in hooks_file.add(str(tmp_path))}
     assert outcomes == {"createRuntime": True, "poststop": False}
     assert [hook.stage for hook in hooks_file.find(str(tmp_path))] == ["poststop", "createRuntime"]
@@ -83,8 +85,7 @@ def test_remove_takes_only_torpors_at_any_stage(tmp_path: Path) -> None:
     old = {"path": "/usr/libexec/torpor/hooks/old"}
     write(
         tmp_path,
-        BASE
-        | {"hooks": {"prestart": [old, OTHER], "poststop": [old], "poststart": [], "x": None}},
+        BASE | {"hooks": {"prestart": [old, OTHER], "poststop": [old], "poststart": [], "x": None}},
     )
     hooks_file.add(str(tmp_path))
     removed = [outcome.hook for outcome in hooks_file.remove(str(tmp_path)) if outcome.changed]
@@ -138,7 +139,10 @@ def test_a_failed_write_leaves_the_old_file_alone(
     ],
 )
 def test_a_bad_bundle_is_refused_and_left_alone(
-    tmp_path: Path, verb: Any, content: bytes, problem: str  # noqa: ANN401
+    tmp_path: Path,
+    verb: Any,  # noqa: ANN401
+    content: bytes,
+    problem: str,
 ) -> None:
     (tmp_path / "config.json").write_bytes(content)
     with pytest.raises(DefinitionError) as caught:

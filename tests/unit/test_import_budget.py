@@ -12,10 +12,12 @@ HEAVY = frozenset(
 HOOK = HEAVY | {"collections", "dataclasses", "enum", "functools", "pathlib", "re", "typing"}
 SCRIPT = """
 import sys
-sys.path.append({library!r})
+sys.path += {library!r}, *{packages!r}
 {first}
 print(*sys.modules)
 """
+# Where what is not Python's own is installed: -S leaves it out.
+PACKAGES = [path for path in sys.path if path.endswith("-packages")]
 STATE = '{"ociVersion": "1.0.2", "id": "NAME", "status": "STATUS", "pid": 7, "bundle": "/b"}'
 # A run of the hook to its end; it ends with os._exit.
 RUN = """
@@ -31,7 +33,7 @@ hook.main()
 
 def loaded(library: Path, first: str, stdin: str = "", **env: str) -> set[str]:
     """The modules of a bare Python after some statements."""
-    script = SCRIPT.format(library=str(library), first=first)
+    script = SCRIPT.format(library=str(library), packages=PACKAGES, first=first)
     done = subprocess.run(
         [sys.executable, "-ISBc", script],
         input=stdin,

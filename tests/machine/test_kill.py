@@ -1,0 +1,164 @@
+"""SIGKILL of a helper, of runc or of CRIU, at named moments: the next start has one answer.
+
+The helper stops itself at the moment; then the victim is killed and the helper goes on.
+"""
+
+import time
+from collections.abc import Iterator
+
+import pytest
+from containers import COUNTER, Container, make_busybox
+from machine import Machine
+
+KEPT = "the memory is kept"
+FRESH = "it starts fresh"
+MARK = "/run/fault"
+
+# moment, victim, what the next start finds
+STOPS = [
+    ("dumping", "helper", FRESH),
+    ("frozen", "helper", FRESH),
+    ("post-dump", "helper", FRESH),
+    ("sealed", "helper", FRESH),
+    ("committed", "helper", KEPT),
+    ("killed", "helper", KEPT),
+    ("ready", "helper", KEPT),
+    ("post-dump", "criu", FRESH),
+    ("sealed", "criu", KEPT),
+    ("committed", "criu", KEPT),
+    ("post-dump", "runc", KEPT),
+    ("sealed", "runc", KEPT),
+    ("committed", "runc", KEPT),
+]
+STARTS = [
+    ("restoring", "helper", KEPT),
+    ("setup-namespaces", "helper", KEPT),
+    ("post-restore", "helper", KEPT),
+    ("consumed", "helper", FRESH),
+    ("restored", "helper", FRESH),
+    ("setup-namespaces", "criu", KEPT),
+    ("post-restore", "criu", KEPT),
+    ("consumed", "criu", FRESH),
+    ("setup-namespaces", "runc", KEPT),
+    ("post-restore", "runc", KEPT),
+    ("consumed", "runc", FRESH),
+]
+# The mark names the helper; runc is its child and CRIU below that, so no other is hit.
+KILL = r"""
+read point helper < /run/fault
+runc=$(pgrep -P "$helper" -x runc || true)
+criu=$(pgrep -P "${runc:-0}" -x criu || pgrep -f 'criu swrk|criu: (dump|restore)' || true)
+case $1 in helper) kill -9 "$helper" ;; runc) kill -9 $runc ;; criu) kill -9 $criu ;; esac
+sleep 0.2
+kill -CONT "$helper" 2>/dev/null || true
+"""
+CHECKSUM = 'cd "$1" && find . -type f | sort | xargs sha256sum; find . | sort'
+LEFT = r"""
+ps -eo comm= | grep -E '^(criu|runc|start|stop|settle)$' || true
+grep -E 'criu|/run/(runc|torpor)' /proc/self/mountinfo || true
+ls -A /run/runc /run/torpor | grep -v '^[/.]' | grep . || true
+ls -d /tmp/.criu* 2>/dev/null || true
+"""
+
+
+@pytest.fixture
+def counter(machine: Machine) -> Iterator[Container]:
+    """A running counter on a root file system of its own."""
+    container = Container(machine, f"killed{time.monotonic_ns()}")
+    rootfs = make_busybox(machine, f"/srv/{container.name}")
+    container.define(rootfs=rootfs, command=["/bin/sh", "-c", COUNTER])
+    # When its helper is dead, systemd gives the container this long.
+    machine.write(
+        f"/etc/systemd/system/{container.unit}.service.d/timeout.conf",
+        "[Service]\nTimeoutStopSec=3s\n",
+    )
+    machine.run("systemctl", "daemon-reload")
+    container.start()
+    time.sleep(0.3)
+    yield container
+    container.remove()
+    machine.run("rm", "-rf", rootfs)
+
+
+def rootfs_content(counter: Container) -> str:
+    return counter.machine.run("sh", "-c", CHECKSUM, "sh", f"/srv/{counter.name}").stdout
+
+
+def kill_at(counter: Container, verb: str, moment: str, victim: str) -> None:
+    """Run a verb of systemctl, and kill the victim at that moment of it."""
+    machine = counter.machine
+    drop_in = f"/etc/systemd/system/{counter.unit}.service.d/fault.conf"
+    environment = f'"TORPOR_FAULT={moment}=stop" "TORPOR_FAULT_FILE={MARK}"'
+    machine.run("rm", "-f", MARK)
+    machine.write(drop_in, f"[Service]\nEnvironment={environment}\n")
+    machine.run("systemctl", "daemon-reload")
+    machine.run("systemctl", verb, "--no-block", counter.unit)
+    machine.run("timeout", "20", "sh", "-c", f"until [ -s {MARK} ]; do sleep 0.02; done")
+    machine.run("rm", drop_in)
+    machine.run("systemctl", "daemon-reload")
+    machine.run("sh", "-ec", KILL, "sh", victim)
+    wait = 'while systemctl is-active "$1" | grep -q ing; do sleep 0.05; done'
+    machine.run("timeout", "60", "sh", "-c", wait, "sh", counter.unit)
+
+
+def assert_next_start(counter: Container, finds: str, before: str) -> None:
+    if counter.property("ActiveState") != "active":  # else the start has tried again itself
+        counter.systemctl("reset-failed", check=False)
+        left = counter.machine.run("sh", "-c", LEFT).stdout
+        assert left == ""
+        counter.start()
+    time.sleep(0.4)
+    numbers = counter.numbers()
+    runs = [index for index, number in enumerate(numbers) if number == 1]
+    assert len(runs) == (1 if finds == KEPT else 2), counter.journal()
+    for begin, end in zip(runs, [*runs[1:], len(numbers)], strict=True):
+        # No repeat and no gap: no stale memory, no second run beside the first.
+        assert numbers[begin:end] == list(range(1, end - begin + 1))
+    assert numbers[-1] > 2
+    assert rootfs_content(counter) == before
+    counter.stop()
+    assert counter.state() == "READY"
+    assert counter.machine.run("sh", "-c", LEFT).stdout == ""
+
+
+@pytest.mark.parametrize(("moment", "victim", "finds"), STOPS)
+def test_a_kill_while_it_falls_asleep(
+    counter: Container, moment: str, victim: str, finds: str
+) -> None:
+    before = rootfs_content(counter)
+    kill_at(counter, "stop", moment, victim)
+    assert_next_start(counter, finds, before)
+
+
+@pytest.mark.parametrize(("moment", "victim", "finds"), STARTS)
+def test_a_kill_while_it_wakes(
+    counter: Container, moment: str, victim: str, finds: str
+) -> None:
+    before = rootfs_content(counter)
+    counter.stop()
+    kill_at(counter, "start", moment, victim)
+    assert_next_start(counter, finds, before)
+
+
+@pytest.mark.parametrize("moment", ["running", "created", "started"])
+def test_a_kill_of_the_helper_in_a_fresh_start(counter: Container, moment: str) -> None:
+    before = rootfs_content(counter)
+    counter.machine.run("torpor", "stop", "--fresh", counter.name)
+    kill_at(counter, "start", moment, "helper")
+    if counter.property("ActiveState") != "active":
+        counter.systemctl("reset-failed", check=False)
+        assert counter.machine.run("sh", "-c", LEFT).stdout == ""
+        counter.start()
+    time.sleep(0.3)
+    assert counter.numbers().count(1) == 2
+    assert rootfs_content(counter) == before
+
+
+def test_a_helper_killed_after_the_container_woke_harms_nothing(counter: Container) -> None:
+    counter.stop()
+    kill_at(counter, "start", "awake", "helper")
+    assert counter.property("ActiveState") == "active"
+    counter.stop()
+    counter.start()
+    time.sleep(0.2)
+    assert counter.numbers().count(1) == 1
