@@ -39,9 +39,10 @@ def own_unit() -> str:
 class Cgroup:
     """One cgroup directory."""
 
-    __slots__ = ("path",)
+    __slots__ = ("name", "path")
 
     def __init__(self, name: str) -> None:
+        self.name = name  # as /proc/PID/cgroup and cgroupsPath have it
         self.path = mount_point() + name
 
     def exists(self) -> bool:

@@ -58,12 +58,12 @@ class Dump:
         container: Container,
         generation: Generation,
         cgroup: Cgroup,
-        progress: Callable[[int], None],
+        progress: Callable[[], None],
     ) -> None:
         self._container = container
         self._generation = generation
         self._cgroup = cgroup
-        self._progress = progress  # called every second with the bytes written so far
+        self._progress = progress  # called at least every second
         self._refusal: Exception | None = None
         self._committed = False
 
@@ -87,15 +87,17 @@ class Dump:
             return
         raise self._failure()
 
-    def _serve(self, channel: criu.Channel, child: process.Child, commit: Callable[[], None]) -> None:
+    def _serve(
+        self, channel: criu.Channel, child: process.Child, commit: Callable[[], None]
+    ) -> None:
         stall = _Stall()
         while child.poll() is None:
             channel.wait(child, _TICK_S)
             for question in channel.questions():
                 if question.stage == criu.POST_DUMP:
                     channel.answer(go_on=self._commit(commit, question))
+            self._progress()
             size = self._generation.size_bytes()
-            self._progress(size)
             if stall.stalled((size, criu.log_size(self._generation.work, "dump"))):
                 process.kill_tree(child.pid)
 
@@ -159,6 +161,7 @@ class Commit:
         sync_paths: list[str],
         reason: str,
         frozen_at_s: float,
+        progress: Callable[[], None],
     ) -> None:
         self._container = container
         self._generation = generation
@@ -168,14 +171,17 @@ class Commit:
         self._sync_paths = sync_paths
         self._reason = reason
         self._frozen_at_s = frozen_at_s
+        self._progress = progress
         self.size_bytes = 0
         self.frozen_s = 0.0
 
     def __call__(self) -> None:
         syncing = [process.spawn(["sync", "--file-system", path]) for path in self._sync_paths]
-        manifest = images.seal(self._generation, self._facts)
+        manifest = images.seal(self._generation, self._facts, self._progress)
         for child, path in zip(syncing, self._sync_paths, strict=True):
-            if child.wait() != 0:
+            while child.wait(_TICK_S) is None:
+                self._progress()
+            if child.status != 0:
                 raise CheckpointError(f"{path} could not be synced to its disk")
         fault.point("sealed")
         number = self._generation.number

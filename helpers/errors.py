@@ -54,5 +54,9 @@ class RestoreCutOffError(RestoreError):
     """CRIU or runc was killed in a restore: that says nothing about the images."""
 
 
+class StoppedError(TorporError):
+    """Somebody asked for a stop while the container was being woken: it sleeps on."""
+
+
 class ImageError(TorporError):
     """A generation's images are damaged, incomplete or another container's."""

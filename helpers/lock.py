@@ -3,13 +3,13 @@
 import fcntl
 import os
 
-TYPE_CHECKING = False  # typing itself would cost a hook more than all it does
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 from torpor import record
 from torpor.container import RUN_ROOT, Container
 from torpor.errors import BusyError
+
+TYPE_CHECKING = False  # typing itself would cost a hook more than all it does
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _RESTORES = f"{RUN_ROOT}/.locks/.restores"
 

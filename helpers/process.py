@@ -1,4 +1,7 @@
-"""Child processes: spawn, wait with a deadline, look up. No subprocess: it takes 15 ms to import."""
+"""Child processes: spawn, wait with a deadline, look up.
+
+Not with subprocess, which takes 15 ms to import.
+"""
 
 import os
 import select
@@ -28,10 +31,9 @@ class Child:
 
     def wait(self, timeout_s: float | None = None) -> int | None:
         """Wait for its end; None when the time is over."""
-        if self.status is None and timeout_s is not None:
-            if not readable(self.fd, timeout_s):
-                return None
         if self.status is None:
+            if timeout_s is not None and not readable(self.fd, timeout_s):
+                return None
             self._ended(os.waitpid(self.pid, 0)[1])
         return self.status
 

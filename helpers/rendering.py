@@ -11,6 +11,10 @@ from torpor.container import Container
 from torpor.errors import DefinitionError, RecordError, TorporError
 from torpor.rootfs import identity
 
+TYPE_CHECKING = False  # neither typing nor what renders is imported when nothing changed
+if TYPE_CHECKING:
+    from torpor.spec import Config, Rendered
+
 
 class Inputs:
     """What a start and a stop need to know of a definition, without reading YAML."""
@@ -130,7 +134,9 @@ def _stamped(path: str) -> str:
         stat = os.stat(path)
     except OSError:
         return f"- {path}"
-    return f"{stat.st_dev}:{stat.st_ino}:{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ctime_ns} {path}"
+    return (
+        f"{stat.st_dev}:{stat.st_ino}:{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ctime_ns} {path}"
+    )
 
 
 def _render(container: Container, cgroup_path: str) -> tuple[Inputs, list[str]]:
@@ -143,7 +149,9 @@ def _render(container: Container, cgroup_path: str) -> tuple[Inputs, list[str]]:
     return Inputs(pairs), list(rendered.warnings)
 
 
-def _pairs_and_config(container: Container, cgroup_path: str):  # type: ignore[no-untyped-def]
+def _pairs_and_config(
+    container: Container, cgroup_path: str
+) -> "tuple[list[tuple[str, str]], Rendered]":
     from torpor import definition as definitions
     from torpor import spec
 
@@ -185,7 +193,7 @@ def _pairs_and_config(container: Container, cgroup_path: str):  # type: ignore[n
     return pairs, rendered
 
 
-def _digest(definition_digest: str, base: dict | None) -> str:  # type: ignore[type-arg]
+def _digest(definition_digest: str, base: "Config | None") -> str:
     if base is None:
         return definition_digest
     import hashlib
@@ -195,7 +203,7 @@ def _digest(definition_digest: str, base: dict | None) -> str:  # type: ignore[t
     return hashlib.sha256(definition_digest.encode() + spec.dumps(base)).hexdigest()[:32]
 
 
-def _stop_signal(config: dict) -> int:  # type: ignore[type-arg]
+def _stop_signal(config: "Config") -> int:
     """The signal for a real stop, from the annotation that image builders set; SIGTERM else."""
     from torpor import signals
 
@@ -203,7 +211,7 @@ def _stop_signal(config: dict) -> int:  # type: ignore[type-arg]
     return signals.parse(text) or 15
 
 
-def _owner(config: dict) -> str:  # type: ignore[type-arg]
+def _owner(config: "Config") -> str:
     """The host's ids of the container's root, through its user namespace if it has one."""
     ids = []
     for key in ("uidMappings", "gidMappings"):
@@ -212,7 +220,7 @@ def _owner(config: dict) -> str:  # type: ignore[type-arg]
     return f"{ids[0]}:{ids[1]}"
 
 
-def _writable_paths(config: dict) -> list[str]:  # type: ignore[type-arg]
+def _writable_paths(config: "Config") -> list[str]:
     """The rootfs and the bind sources that the container may write."""
     paths = [] if config["root"].get("readonly") else [config["root"]["path"]]
     for mount in config.get("mounts") or []:

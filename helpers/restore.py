@@ -7,7 +7,7 @@ from collections.abc import Callable
 from torpor import criu, fault, loopback, mounts, process, runc
 from torpor.cgroup import Cgroup
 from torpor.container import Container
-from torpor.errors import RestoreCutOffError, RestoreError, TorporError
+from torpor.errors import RestoreCutOffError, RestoreError, StoppedError, TorporError
 from torpor.images import Generation, Manifest, Verification
 from torpor.lock import Restoring
 
@@ -29,14 +29,17 @@ class Restore:
         generation: Generation,
         manifest: Manifest,
         cgroup: Cgroup,
-        progress: Callable[[float], None],
+        progress: Callable[[], None],
+        stop_asked: Callable[[], bool],
     ) -> None:
         self._container = container
         self._generation = generation
         self._manifest = manifest
         self._cgroup = cgroup
-        self._progress = progress  # called twice a second with the seconds since the start
+        self._progress = progress  # called at least every second
+        self._stop_asked = stop_asked  # whether to leave it asleep while that is still possible
         self._refusal: TorporError | OSError | None = None
+        self._consumed = False
 
     def run(self, output: int, consume: Callable[[], None]) -> int:
         """The pid of the restored init, its cgroup frozen so that nothing has run yet.
@@ -50,7 +53,7 @@ class Restore:
         mounts.sweep_criu()
         if self._refusal is not None:
             raise self._refusal
-        verification.verdict()
+        verification.verdict(self._progress)
         pid = runc.init_pid(self._container)
         if child.status != 0 or not pid:
             raise self._failure(child.status or 0)
@@ -81,15 +84,17 @@ class Restore:
         verification: Verification,
         consume: Callable[[], None],
     ) -> None:
-        began_s = time.monotonic()
         stall_s = STALL_S + self._manifest.size_bytes / _SLOW_DISK_BYTES_PER_S
         watch = _Watch(child.pid, self._generation.work, stall_s)
         while child.poll() is None:
             channel.wait(child, _TICK_S)
             for question in channel.questions():
                 channel.answer(go_on=self._pass(question, child, verification, consume))
-            self._progress(time.monotonic() - began_s)
-            if verification.failed() or watch.hopeless():
+            self._progress()
+            stopped = self._stop_asked() and not self._consumed
+            if stopped:
+                self._refusal = StoppedError("stopped before it woke")
+            if stopped or verification.failed() or watch.hopeless():
                 process.kill_tree(child.pid)
 
     def _pass(
@@ -104,10 +109,13 @@ class Restore:
             if question.stage == criu.SETUP_NAMESPACES:
                 loopback.set_up_in(question.init)
             elif question.stage == criu.POST_RESTORE:
-                verification.verdict()
+                verification.verdict(self._progress)
                 if not question.still_holds() or child.poll() is not None:
                     return False  # CRIU or runc was killed, and nothing has run: try again
+                if self._stop_asked():
+                    return False
                 consume()
+                self._consumed = True
                 fault.point("consumed")
         except (OSError, TorporError) as error:
             self._refusal = error
@@ -156,5 +164,3 @@ class _Watch:
             self._alone_since_s = self._alone_since_s or now_s
             return now_s - self._alone_since_s > _LEAVE_S
         return False
-
-

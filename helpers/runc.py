@@ -1,4 +1,4 @@
-"""runc, as torpor calls it (runc(8)). Every call is by container id, which is the container's name."""
+"""runc, as torpor calls it (runc(8)). The container's name is its id."""
 
 import os
 
@@ -6,6 +6,10 @@ from torpor import mounts, process
 from torpor.container import Container
 from torpor.errors import ForeignContainerError, RuntimeFailedError
 from torpor.process import Child, read_small
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 # Keeps the checkpoint usable whatever the payload does with files: flock(2) and deleted files.
 _CHECKPOINT_OPTIONS = ["--file-locks"]
@@ -114,7 +118,7 @@ def detach_restore_root(container: Container) -> None:
 
 
 def check_ours(container: Container) -> None:
-    """Raise ForeignContainerError when runc has a container of this name that torpor did not make."""
+    """Raise ForeignContainerError when runc has one of this name that torpor did not make."""
     state = read_small_json(f"{container.runc_dir}/state.json")
     if state is None:
         return
@@ -130,7 +134,7 @@ def check_ours(container: Container) -> None:
         )
 
 
-def read_small_json(path: str) -> dict | None:  # type: ignore[type-arg]
+def read_small_json(path: str) -> "dict[str, Any] | None":
     """A JSON object from a file; None where there is none."""
     try:
         with open(path, encoding="utf-8") as file:

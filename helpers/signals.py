@@ -4,7 +4,7 @@ import signal
 
 
 def parse(text: str) -> int | None:
-    """The number of a signal: ``15``, ``TERM``, ``SIGTERM``, ``RTMIN+3``; None for anything else."""
+    """The number of a signal: ``15``, ``TERM``, ``SIGTERM``, ``RTMIN+3``; else None."""
     name = text.strip().upper().removeprefix("SIG")
     if not name.isascii() or len(name) > len("RTMIN+30"):
         return None

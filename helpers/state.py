@@ -21,9 +21,7 @@ RESTORING = "RESTORING"  # a restore began; the container's code has not run
 CONSUMED = "CONSUMED"  # the container's code may have run again
 DAMAGED = "DAMAGED"  # its images were set aside; its policy does not want a fresh start
 
-STATES = frozenset(
-    (NONE, RUNNING, EXITED, DUMPING, COMMITTED, READY, RESTORING, CONSUMED, DAMAGED)
-)
+STATES = frozenset((NONE, RUNNING, EXITED, DUMPING, COMMITTED, READY, RESTORING, CONSUMED, DAMAGED))
 RESTORABLE = frozenset((COMMITTED, READY, RESTORING))
 
 # A restore that was killed says nothing about its images; one that was killed

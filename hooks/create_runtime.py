@@ -1,15 +1,16 @@
 """Before the program of a container runs: record that it runs, later than any image of it.
 
 createRuntime hook (config.md of the OCI runtime specification) for bundles that people run with
-runc themselves; the unit torpor@NAME records its own starts. Where it fails, runc gives up the
-container. It never touches images: a record that says RUNNING is what makes them void.
+runc themselves; the unit torpor@NAME records its own starts. Where it fails, as while the unit
+holds the container's lock, runc gives up the container. It never touches images: a record that
+says RUNNING is what makes them void.
 """
 
 import os
 
 from torpor import oci_state, state
 from torpor.container import Container, valid_name
-from torpor.errors import BusyError, TorporError
+from torpor.errors import TorporError
 from torpor.lock import Lock
 from torpor.oci_state import OciState
 from torpor.state import State
@@ -31,8 +32,6 @@ def main() -> None:
         if valid_name(told.id):
             who = f"torpor: {told.id}"
             _record(Container(told.id), told)
-    except BusyError:
-        pass  # a helper of torpor is at work, and records what it does
     except (TorporError, OSError) as error:
         _say_fault(who, error)
         os._exit(1)

@@ -3,12 +3,11 @@
 import argparse
 import time
 
-from torpor import checkpoint, images, rendering, runc, state
+from torpor import checkpoint, images, payload, rendering, runc, state
 from torpor.cgroup import Cgroup
 from torpor.checkpoint import Dump
 from torpor.container import Container
 from torpor.errors import ContainerLostError, TorporError
-from torpor.images import Generation
 from torpor.lock import Lock
 from torpor.systemd import Unit
 from torpor.talk import WARNING, mebibytes, say
@@ -45,17 +44,17 @@ def _dry_run(container: Container) -> None:
     cgroup = Cgroup(f"{unit.cgroup}/payload")
     checkpoint.preflight(container, cgroup)
     runc.check_ours(container)
-    generation = Generation(container, current.generation + 1)
+    generation = images.next_generation(container, current.generation)
     dumping = current.become(state.DUMPING, "check --checkpoint", generation=generation.number)
     state.write(container, dumping)
     began_s = time.monotonic()
     try:
         generation.make()
         cgroup.freeze(checkpoint.FREEZE_TIMEOUT_S)
-        Dump(container, generation, cgroup, lambda _: None).run(lambda: None, leave_running=True)
+        Dump(container, generation, cgroup, lambda: None).run(lambda: None, leave_running=True)
         size = generation.size_bytes()
     except ContainerLostError as error:
-        cgroup.kill(checkpoint.KILL_TIMEOUT_S)
+        cgroup.kill(payload.KILL_TIMEOUT_S)
         state.write(container, dumping.become(state.NONE, error.message))
         raise
     finally:

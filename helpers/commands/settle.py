@@ -7,7 +7,7 @@ be killed too.
 import os
 import sys
 
-from torpor import payload, state
+from torpor import images, payload, state
 from torpor.cgroup import own_unit, payload_of
 from torpor.container import Container
 from torpor.errors import ForeignContainerError, TorporError
@@ -36,8 +36,8 @@ def _settle(container: Container) -> None:
     if current.name in (state.RUNNING, state.CONSUMED):
         state.write(container, current.become(state.EXITED, _result()))
     elif current.name == state.DUMPING:
-        why = "its checkpoint was cut off"
-        state.write(container, current.become(state.NONE, why))
+        state.write(container, current.become(state.NONE, "its checkpoint was cut off"))
+        images.remove(container.generation_dir(current.generation))
 
 
 def _result() -> str:

@@ -5,10 +5,24 @@ the container's init and sees its exit status; nothing of torpor stays but the p
 """
 
 import os
+import signal
 import sys
 import time
+from collections.abc import Callable
 
-from torpor import criu, fault, images, notify, payload, pump, record, rendering, runc, state
+from torpor import (
+    criu,
+    fault,
+    images,
+    notify,
+    payload,
+    process,
+    pump,
+    record,
+    rendering,
+    runc,
+    state,
+)
 from torpor.cgroup import Cgroup, own_unit, payload_of
 from torpor.container import Container
 from torpor.errors import (
@@ -17,10 +31,12 @@ from torpor.errors import (
     RestoreCutOffError,
     RestoreError,
     RuntimeFailedError,
+    StoppedError,
     TorporError,
 )
 from torpor.images import Generation
 from torpor.lock import Lock
+from torpor.process import Child
 from torpor.rendering import Inputs
 from torpor.restore import Restore
 from torpor.talk import NOTICE, WARNING, mebibytes, say, say_fault
@@ -71,10 +87,8 @@ def _read_state(container: Container) -> state.State:
         return unknown
 
 
-def _wake(
-    container: Container, cgroup: Cgroup, inputs: Inputs, current: state.State
-) -> str | None:
-    """Wake the container if it sleeps. Returns why it must be started fresh, None when it is awake."""
+def _wake(container: Container, cgroup: Cgroup, inputs: Inputs, current: state.State) -> str | None:
+    """Wake the container if it sleeps; returns why it must start fresh, None when it is awake."""
     plan = state.plan(current, state.boot_id())
     if plan == state.COLD:
         return current.reason if current.name == state.NONE else current.name.lower()
@@ -93,6 +107,9 @@ def _wake(
                 return None
             except RestoreCutOffError as error:
                 current = _cut_off(container, cgroup, error)
+    except StoppedError:
+        _sleep_on(container, cgroup)
+        return None
     except (ImageError, RestoreError) as error:
         _clear(container, cgroup)
         return _failed(container, inputs, error)
@@ -112,6 +129,20 @@ def _cut_off(container: Container, cgroup: Cgroup, error: RestoreCutOffError) ->
 def _clear(container: Container, cgroup: Cgroup) -> None:
     payload.clear(container, cgroup)
     record.make_directory(container.run_dir)
+
+
+def _stop_was_asked() -> Callable[[], bool]:
+    """From now on a SIGTERM, as from ``systemctl stop``, is noted instead of obeyed."""
+    asked: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: asked.append(number))
+    return lambda: bool(asked)
+
+
+def _sleep_on(container: Container, cgroup: Cgroup) -> None:
+    payload.clear(container, cgroup)
+    current = state.read(container)
+    state.write(container, current.become(state.READY, "stopped before it woke"))
+    say(f"{container.name}: stopped before it woke: it sleeps on", NOTICE)
 
 
 def _what_changed(inputs: Inputs, manifest: images.Manifest) -> str:
@@ -143,22 +174,25 @@ def _restore(
     def consume() -> None:
         state.write(container, restoring.become(state.CONSUMED, f"generation {number} resumed"))
 
-    def progress(elapsed_s: float) -> None:
+    def progress() -> None:
+        elapsed_s = time.monotonic() - began_s
         if elapsed_s > 1:
             size = mebibytes(manifest.size_bytes)
             notify.extend(_EXTEND_S, f"restoring generation {number}, {size}, {elapsed_s:.0f} s")
 
-    restore = Restore(container, generation, manifest, cgroup, progress)
+    stop_asked = _stop_was_asked()
+    restore = Restore(container, generation, manifest, cgroup, progress, stop_asked)
     pid = restore.run(pump.start(container), consume)
     fault.point("restored")
     took = f"{mebibytes(manifest.size_bytes)}, in {time.monotonic() - began_s:.2f} s"
     notify.notify(f"MAINPID={pid}", "READY=1", f"STATUS=restored generation {number}, {took}")
     cgroup.thaw()
+    if stop_asked():  # too late to sleep on; systemd asked the helper, and will not ask again
+        os.kill(pid, inputs.stop_signal)
     say(f"{container.name}: restored generation {number}, {took}", NOTICE)
     state.write(container, restoring.become(state.RUNNING, f"woke from generation {number}"))
     fault.point("awake")
-    criu_logs_kept = inputs.keep_logs
-    if criu_logs_kept:
+    if inputs.keep_logs:
         criu.keep_log(generation.work, "restore", container.log_path("restore"))
     images.forget_older(container, inputs.keep - 1)
 
@@ -171,16 +205,10 @@ def _lay_saved_bundle(container: Container, cgroup: Cgroup, generation: Generati
     saved = record.read_bytes(generation.config)
     if saved is None:
         raise ImageError(f"{generation.config} is missing")
-    path = cgroup.path.removeprefix(_cgroup_mount(cgroup))
+    path = cgroup.name
     if f'"cgroupsPath":"{path}"'.encode() not in saved:
         saved = _moved(saved, path)
     payload.lay_bundle(container, saved)
-
-
-def _cgroup_mount(cgroup: Cgroup) -> str:
-    from torpor.cgroup import mount_point
-
-    return mount_point()
 
 
 def _moved(saved: bytes, cgroup_path: str) -> bytes:
@@ -247,8 +275,13 @@ def _outdated(container: Container, current: state.State, changed: str) -> str:
 
 def _start_fresh(container: Container, cgroup: Cgroup, inputs: Inputs, reason: str) -> None:
     current = state.read(container)
+    if current.name == state.DUMPING:
+        images.remove(container.generation_dir(current.generation))  # half a dump
     running = current.become(
-        state.RUNNING, "started fresh", inputs=inputs.digest, rootfs=rendering.rootfs_identity(inputs)
+        state.RUNNING,
+        "started fresh",
+        inputs=inputs.digest,
+        rootfs=rendering.rootfs_identity(inputs),
     )
     state.write(container, running)
     fault.point("running")
@@ -286,11 +319,9 @@ def _run(container: Container) -> None:
     _await(container, runc.start(container), "start")
 
 
-def _await(container: Container, child, verb: str) -> None:  # type: ignore[no-untyped-def]
+def _await(container: Container, child: Child, verb: str) -> None:
     status = child.wait(_CREATE_TIMEOUT_S)
     if status is None:
-        from torpor import process
-
         process.kill_tree(child.pid)
         raise RuntimeFailedError(f"runc {verb} did not end within {_CREATE_TIMEOUT_S:.0f} s")
     if status:

@@ -22,7 +22,7 @@ from torpor import (
     runc,
     state,
 )
-from torpor.cgroup import Cgroup, own_unit, payload_of
+from torpor.cgroup import own_unit, payload_of
 from torpor.checkpoint import Commit, Dump
 from torpor.container import Container
 from torpor.errors import CheckpointError, ContainerLostError, TorporError
@@ -64,6 +64,7 @@ class _Stop:
         self._unit_cgroup = own_unit()
         self._cgroup = payload_of(self._unit_cgroup)
         self._placeholder: Placeholder | None = None
+        self._began_s = time.monotonic()
 
     def run(self) -> None:
         if self._question is None:
@@ -90,14 +91,13 @@ class _Stop:
         return self._question.answer()
 
     def _sleep(self, inputs: Inputs, cause: str) -> None:
-        began_s = time.monotonic()
         container, cgroup = self._container, self._cgroup
         current = state.read(container)
         if current.name != state.RUNNING:
             raise CheckpointError(f"its state is {current.name}, not {state.RUNNING}")
         checkpoint.preflight(container, cgroup)
         runc.detach_restore_root(container)
-        generation = Generation(container, current.generation + 1)
+        generation = images.next_generation(container, current.generation)
         reason = f"systemctl {cause}" if cause != jobs.SHUTDOWN else "shutdown"
         dumping = current.become(state.DUMPING, reason, generation=generation.number)
         state.write(container, dumping)
@@ -109,7 +109,7 @@ class _Stop:
         payload.clear(container, cgroup)
         text = (
             f"generation {generation.number}, {mebibytes(commit.size_bytes)}, "
-            f"frozen {commit.frozen_s:.2f} s, in {time.monotonic() - began_s:.2f} s"
+            f"frozen {commit.frozen_s:.2f} s, in {time.monotonic() - self._began_s:.2f} s"
         )
         say(f"{container.name}: asleep: {text}", NOTICE)
         notify.status(f"asleep: {text}")
@@ -127,11 +127,19 @@ class _Stop:
             # Not before the freeze: an exit of its own would be lost.
             self._stand_in()
             notify.status("checkpointing")
-            facts = _facts(container, generation, dumping)
+            progress = _Progress(generation)
             commit = Commit(
-                container, generation, cgroup, dumping, facts, inputs.sync_paths, reason, frozen_at_s
+                container,
+                generation,
+                cgroup,
+                dumping,
+                _facts(container, generation, dumping),
+                inputs.sync_paths,
+                reason,
+                frozen_at_s,
+                progress,
             )
-            Dump(container, generation, cgroup, _Progress()).run(commit)
+            Dump(container, generation, cgroup, progress).run(commit)
         except ContainerLostError as error:
             self._lost(dumping, generation, error)
             raise
@@ -198,7 +206,8 @@ class _Stop:
             self._cgroup.kill(payload.KILL_TIMEOUT_S)
             self._leave(state.EXITED, reason)
             return
-        timeout_s = max(1.0, _stop_timeout_s(self._container) - _KILL_MARGIN_S)
+        spent_s = time.monotonic() - self._began_s
+        timeout_s = max(1.0, _stop_timeout_s(self._container) - _KILL_MARGIN_S - spent_s)
         if not payload.signal_and_wait(self._pid, inputs.stop_signal, timeout_s):
             say(
                 f"{self._container.name}: still there {timeout_s:.0f} s after signal "
@@ -220,13 +229,14 @@ class _Stop:
 class _Progress:
     """Shows a dump that takes longer than a second, and asks systemd to wait for it."""
 
-    def __init__(self) -> None:
+    def __init__(self, generation: Generation) -> None:
         self._began_s = time.monotonic()
+        self._generation = generation
 
-    def __call__(self, size_bytes: int) -> None:
+    def __call__(self) -> None:
         elapsed_s = time.monotonic() - self._began_s
         if elapsed_s > 1:
-            written = mebibytes(size_bytes)
+            written = mebibytes(self._generation.size_bytes())
             notify.extend(_EXTEND_S, f"checkpointing: {written} written, {elapsed_s:.0f} s")
 
 

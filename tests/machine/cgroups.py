@@ -53,12 +53,6 @@ def command_in_own_cgroup(name: str, boot: int, argv: Sequence[str]) -> list[str
     return ["/bin/sh", "-c", JOIN, "sh", *map(str, directories), "--", *argv]
 
 
-def processes(directory: Path) -> list[int]:
-    """Everything that runs in a cgroup and below it."""
-    lists = directory.rglob("cgroup.procs")
-    return [int(pid) for file in lists for pid in file.read_text().split()]
-
-
 def kill(name: str) -> None:
     """SIGKILL everything in a machine's cgroups at once; does not wait."""
     for directory in of_machine(name):

@@ -2,9 +2,13 @@
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from machine import Machine
+
+Config = dict[str, Any]
 
 BUSYBOX = "/srv/busybox"
 REDIS = "/srv/redis"
@@ -13,7 +17,7 @@ REDIS = "/srv/redis"
 _MAKE_BUSYBOX = """
 mkdir -p "$1/bin" "$1/proc" "$1/dev" "$1/sys" "$1/tmp" "$1/etc" "$1/var/tmp"
 cp /usr/bin/busybox "$1/bin/busybox"
-for name in sh sleep cat echo usleep true false nc ifconfig id; do ln -sf busybox "$1/bin/$name"; done
+for name in sh sleep cat echo head true umount; do ln -sf busybox "$1/bin/$name"; done
 """
 _MAKE_REDIS = """
 cp /usr/bin/redis-server /usr/bin/redis-cli "$1/bin/"
@@ -21,6 +25,16 @@ for file in $(ldd /usr/bin/redis-server /usr/bin/redis-cli | grep -o '/[^ :]*' |
     mkdir -p "$1$(dirname "$file")"
     cp -L "$file" "$1$file"
 done
+"""
+
+_REMOVE = """
+exec 2>/dev/null
+systemctl kill -s KILL "$1"
+systemctl stop "$1"
+systemctl disable "$1"
+systemctl reset-failed "$1"
+rm -rf "/var/lib/torpor/$2" "/etc/torpor/$2.yaml" "/etc/systemd/system/$1.service.d"
+systemctl daemon-reload
 """
 
 # The number is printed before it is counted up: one that is lost or printed twice shows.
@@ -37,6 +51,25 @@ def make_redis(machine: Machine, path: str = REDIS) -> str:
     """A root file system with Redis."""
     machine.run("sh", "-ec", _MAKE_BUSYBOX + _MAKE_REDIS, "sh", path)
     return path
+
+
+def make_bundle(
+    machine: Machine, path: str, rootfs: str, change: Callable[[Config], None] | None = None
+) -> str:
+    """A bundle as ``runc spec`` makes it, without a terminal, and changed as the caller wants."""
+    machine.run("sh", "-ec", 'mkdir -p "$1"; cd "$1"; rm -f config.json; runc spec', "sh", path)
+    config = json.loads(machine.read(f"{path}/config.json"))
+    config["root"] = {"path": rootfs}
+    config["process"]["terminal"] = False
+    if change:
+        change(config)
+    machine.write(f"{path}/config.json", json.dumps(config, indent=1))
+    return path
+
+
+def bind(source: str, destination: str) -> Config:
+    """A writable bind mount, in OCI's form."""
+    return {"destination": destination, "type": "bind", "source": source, "options": ["bind"]}
 
 
 @dataclass
@@ -57,6 +90,13 @@ class Container:
         self.machine.write(f"/etc/torpor/{self.name}.yaml", json.dumps(self.definition, indent=1))
         return self
 
+    def drop_in(self, name: str, text: str) -> str:
+        """Give its unit a drop-in for [Service]; returns the path."""
+        path = f"/etc/systemd/system/{self.unit}.service.d/{name}.conf"
+        self.machine.write(path, f"[Service]\n{text}\n")
+        self.machine.run("systemctl", "daemon-reload")
+        return path
+
     def systemctl(self, verb: str, *, check: bool = True) -> int:
         done = self.machine.run("systemctl", verb, self.unit, check=check, timeout=180)
         return done.returncode
@@ -74,7 +114,8 @@ class Container:
     def wait_for(self, active_state: str, timeout_s: int = 10) -> None:
         """Wait until the unit is active, inactive, failed ..."""
         script = 'until [ "$(systemctl show -P ActiveState "$1")" = "$2" ]; do sleep 0.05; done'
-        self.machine.run("timeout", str(timeout_s), "sh", "-c", script, "sh", self.unit, active_state)
+        words = ("sh", "-c", script, "sh", self.unit, active_state)
+        self.machine.run("timeout", str(timeout_s), *words)
 
     def status(self) -> dict[str, object]:
         """What torpor status says of it."""
@@ -86,25 +127,18 @@ class Container:
 
     def journal(self) -> str:
         """Its unit's journal over all boots: the messages alone."""
-        words = ("journalctl", "--sync")
-        self.machine.run(*words)
-        return self.machine.run(
-            "journalctl", "-u", self.unit, "-o", "cat", "--no-pager", "--all"
-        ).stdout
+        script = 'journalctl --sync; journalctl -u "$1" -o cat --no-pager --all'
+        return self.machine.run("sh", "-c", script, "sh", self.unit).stdout
 
     def numbers(self) -> list[int]:
         """What a COUNTER has printed so far."""
-        return [int(number) for number in re.findall(r"^count (\d+)$", self.journal(), re.MULTILINE)]
+        return [
+            int(digits) for digits in re.findall(r"^count (\d+)$", self.journal(), re.MULTILINE)
+        ]
 
     def remove(self) -> None:
         """Stop it for real and forget everything of it."""
-        self.machine.run("systemctl", "kill", "-s", "KILL", self.unit, check=False)
-        self.machine.run("systemctl", "stop", self.unit, check=False, timeout=180)
-        self.machine.run("systemctl", "reset-failed", self.unit, check=False)
-        self.machine.run("torpor", "discard", self.name, check=False)
-        drop_ins = f"/etc/systemd/system/{self.unit}.service.d"
-        state = f"/var/lib/torpor/{self.name}"
-        self.machine.run("rm", "-rf", state, f"/etc/torpor/{self.name}.yaml", drop_ins)
+        self.machine.run("sh", "-c", _REMOVE, "sh", self.unit, self.name, timeout=180)
 
 
 def without_gap(numbers: list[int]) -> bool:

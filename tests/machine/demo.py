@@ -150,7 +150,9 @@ class Demo:
         for step in self.steps:
             image = f"{step.image_bytes / (1 << 20):.1f} MiB" if step.image_bytes else ""
             frozen = f"{step.frozen_s:.2f} s" if step.frozen_s else ""
-            print(f"{step.container:<11}{step.what:<23}{step.took_s:>7.2f} s{image:>12}{frozen:>10}")
+            print(
+                f"{step.container:<11}{step.what:<23}{step.took_s:>7.2f} s{image:>12}{frozen:>10}"
+            )
         if self.faults:
             print("\nThis did not hold:\n" + "\n".join(f"  {fault}" for fault in self.faults))
         else:

@@ -232,7 +232,7 @@ def smoke(machine: Machine) -> int:
     for program in ("systemctl", "runc", "criu"):
         version = machine.run(program, "--version").stdout.splitlines()
         print("  ".join(version[:1] if program != "criu" else version[:2]))
-    print(f"booted in {machine.boot_seconds:.1f} s")
+    print(f"booted in {machine.boot_seconds:.1f} s", flush=True)
     if machine.run("test", "-x", "/usr/bin/torpor", check=False).returncode == 0:
         return machine.shell("torpor", "doctor")
     return 0

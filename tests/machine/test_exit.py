@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
+
 from containers import BUSYBOX, Container, make_busybox
 from machine import Machine
 
@@ -42,7 +43,8 @@ def test_an_exit_at_once_fails_the_unit_with_its_status(make: Make, attempt: int
 
 
 def test_an_exit_later_fails_the_unit_with_its_status(make: Make) -> None:
-    container = make("sleep 0.5; seq=0; while [ $seq -lt 500 ]; do seq=$((seq+1)); echo line $seq; done; exit 3")
+    lines = "n=0; while [ $n -lt 500 ]; do n=$((n+1)); echo line $n; done"
+    container = make(f"sleep 0.5; {lines}; exit 3")
     container.start()
     assert_failed_with(container, "exit-code", "3")
     assert container.journal().count("line ") == 500
@@ -84,11 +86,7 @@ def test_sigkill_from_outside_fails_the_unit_by_signal(make: Make) -> None:
 
 def test_restart_on_failure_starts_fresh(make: Make) -> None:
     container = make("echo begun; while :; do sleep 0.1; done")
-    container.machine.write(
-        f"/etc/systemd/system/{container.unit}.service.d/restart.conf",
-        "[Service]\nRestart=on-failure\nRestartSec=100ms\n",
-    )
-    container.machine.run("systemctl", "daemon-reload")
+    container.drop_in("restart", "Restart=on-failure\nRestartSec=100ms")
     container.start()
     container.stop()
     container.start()

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
+
 from containers import COUNTER, Container, make_busybox
 from machine import Machine
 
@@ -68,11 +69,7 @@ def counter(machine: Machine) -> Iterator[Container]:
     rootfs = make_busybox(machine, f"/srv/{container.name}")
     container.define(rootfs=rootfs, command=["/bin/sh", "-c", COUNTER])
     # When its helper is dead, systemd gives the container this long.
-    machine.write(
-        f"/etc/systemd/system/{container.unit}.service.d/timeout.conf",
-        "[Service]\nTimeoutStopSec=3s\n",
-    )
-    machine.run("systemctl", "daemon-reload")
+    container.drop_in("timeout", "TimeoutStopSec=3s")
     container.start()
     time.sleep(0.3)
     yield container
@@ -84,21 +81,28 @@ def rootfs_content(counter: Container) -> str:
     return counter.machine.run("sh", "-c", CHECKSUM, "sh", f"/srv/{counter.name}").stdout
 
 
-def kill_at(counter: Container, verb: str, moment: str, victim: str) -> None:
-    """Run a verb of systemctl, and kill the victim at that moment of it."""
+def held_at(counter: Container, verb: str, moment: str) -> None:
+    """Run a verb of systemctl until its helper stops itself at that moment."""
     machine = counter.machine
-    drop_in = f"/etc/systemd/system/{counter.unit}.service.d/fault.conf"
     environment = f'"TORPOR_FAULT={moment}=stop" "TORPOR_FAULT_FILE={MARK}"'
     machine.run("rm", "-f", MARK)
-    machine.write(drop_in, f"[Service]\nEnvironment={environment}\n")
-    machine.run("systemctl", "daemon-reload")
+    drop_in = counter.drop_in("fault", f"Environment={environment}")
     machine.run("systemctl", verb, "--no-block", counter.unit)
     machine.run("timeout", "20", "sh", "-c", f"until [ -s {MARK} ]; do sleep 0.02; done")
     machine.run("rm", drop_in)
     machine.run("systemctl", "daemon-reload")
-    machine.run("sh", "-ec", KILL, "sh", victim)
+
+
+def settled(counter: Container) -> None:
     wait = 'while systemctl is-active "$1" | grep -q ing; do sleep 0.05; done'
-    machine.run("timeout", "60", "sh", "-c", wait, "sh", counter.unit)
+    counter.machine.run("timeout", "60", "sh", "-c", wait, "sh", counter.unit)
+
+
+def kill_at(counter: Container, verb: str, moment: str, victim: str) -> None:
+    """Run a verb of systemctl, and kill the victim at that moment of it."""
+    held_at(counter, verb, moment)
+    counter.machine.run("sh", "-ec", KILL, "sh", victim)
+    settled(counter)
 
 
 def assert_next_start(counter: Container, finds: str, before: str) -> None:
@@ -131,13 +135,24 @@ def test_a_kill_while_it_falls_asleep(
 
 
 @pytest.mark.parametrize(("moment", "victim", "finds"), STARTS)
-def test_a_kill_while_it_wakes(
-    counter: Container, moment: str, victim: str, finds: str
-) -> None:
+def test_a_kill_while_it_wakes(counter: Container, moment: str, victim: str, finds: str) -> None:
     before = rootfs_content(counter)
     counter.stop()
     kill_at(counter, "start", moment, victim)
     assert_next_start(counter, finds, before)
+
+
+@pytest.mark.parametrize("moment", ["restoring", "setup-namespaces", "post-restore"])
+def test_a_stop_while_it_wakes_lets_it_sleep_on(counter: Container, moment: str) -> None:
+    before = rootfs_content(counter)
+    counter.stop()
+    held_at(counter, "start", moment)
+    counter.machine.run("systemctl", "stop", "--no-block", counter.unit)
+    counter.machine.run("sh", "-ec", f"sleep 0.2; read point helper <{MARK}; kill -CONT $helper")
+    settled(counter)
+    assert counter.property("ActiveState") == "inactive"
+    assert counter.state() == "READY"
+    assert_next_start(counter, KEPT, before)
 
 
 @pytest.mark.parametrize("moment", ["running", "created", "started"])

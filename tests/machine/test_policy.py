@@ -4,7 +4,8 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from containers import BUSYBOX, COUNTER, Container, make_busybox
+
+from containers import BUSYBOX, COUNTER, Config, Container, make_bundle, make_busybox
 from machine import Machine
 
 COMMAND = ["/bin/sh", "-c", COUNTER]
@@ -139,11 +140,7 @@ def test_logs_go_after_success_unless_they_are_wanted(counter: Container) -> Non
 def test_an_old_criu_is_refused_before_anything_is_frozen(counter: Container) -> None:
     machine = counter.machine
     machine.write("/opt/old/criu", "#!/bin/sh\necho 'Version: 3.10'\n", 0o755)
-    machine.write(
-        f"/etc/systemd/system/{counter.unit}.service.d/path.conf",
-        "[Service]\nEnvironment=PATH=/opt/old:/usr/sbin:/usr/bin:/sbin:/bin\n",
-    )
-    machine.run("systemctl", "daemon-reload")
+    counter.drop_in("path", "Environment=PATH=/opt/old:/usr/sbin:/usr/bin:/sbin:/bin")
     counter.stop()
     assert "checkpointing needs CRIU >= 4.0, found 3.10" in counter.journal()
     assert counter.state() == "EXITED"
@@ -178,6 +175,28 @@ def test_a_definition_broken_while_it_runs_costs_nothing(counter: Container) -> 
     assert fresh_starts(counter) == 1
 
 
+def test_a_shutdown_ends_it_for_real_where_the_definition_says_so(counter: Container) -> None:
+    counter.define(rootfs=BUSYBOX, command=COMMAND, checkpoint={"on": ["stop"]})
+    counter.machine.reboot()
+    assert counter.status()["reason"] == "ended by shutdown"
+    counter.start()
+    assert fresh_starts(counter) == 2
+
+
+def test_a_start_whose_inputs_did_not_change_reads_no_yaml(counter: Container) -> None:
+    machine = counter.machine
+    each = "cd /usr/lib/python3/dist-packages; for m in yaml pystemd pyroute2; do"
+    machine.run("sh", "-ec", f"{each} mv $m $m.away; done")
+    try:
+        counter.stop()
+        counter.start()
+        counter.systemctl("restart")
+        counter.define(rootfs=BUSYBOX, command=COMMAND, env={"NEW": "1"})
+        assert counter.systemctl("restart", check=False) != 0
+    finally:
+        machine.run("sh", "-ec", f"{each} mv $m.away $m; done")
+
+
 def test_a_dry_run_says_whether_it_would_sleep_and_leaves_it_running(counter: Container) -> None:
     done = counter.machine.run("torpor", "check", "--checkpoint", counter.name)
     assert "would sleep" in done.stdout
@@ -190,9 +209,7 @@ def test_a_dry_run_says_whether_it_would_sleep_and_leaves_it_running(counter: Co
 
 def test_a_bundle_of_somebody_else_sleeps_too_and_stays_as_it_is(machine: Machine) -> None:
     make_busybox(machine)
-    bundle = "/srv/bundle"
-    machine.run("sh", "-ec", f"mkdir -p {bundle}; cd {bundle}; rm -f config.json; runc spec")
-    machine.run("sed", "-i", f's#"path": "rootfs"#"path": "{BUSYBOX}"#', f"{bundle}/config.json")
+    bundle = make_bundle(machine, "/srv/bundle", BUSYBOX)
     before = machine.read(f"{bundle}/config.json")
     container = Container(machine, "bundled").define(bundle=bundle, command=COMMAND)
     try:
@@ -203,29 +220,28 @@ def test_a_bundle_of_somebody_else_sleeps_too_and_stays_as_it_is(machine: Machin
         assert fresh_starts(container) == 1
         assert machine.read(f"{bundle}/config.json") == before
         container.stop()
-        machine.run("sed", "-i", 's#"hostname": "runc"#"hostname": "other"#', f"{bundle}/config.json")
+        make_bundle(machine, bundle, BUSYBOX, lambda config: config.update(hostname="other"))
         container.start()
         assert fresh_starts(container) == 2
     finally:
         container.remove()
 
 
+def map_users(config: Config) -> None:
+    """Put a container into a user namespace whose root is nobody on the host."""
+    linux = config["linux"]
+    mapping = [{"containerID": 0, "hostID": 100000, "size": 65536}]
+    linux.update(uidMappings=mapping, gidMappings=mapping)
+    linux["namespaces"].append({"type": "user"})
+    # On a host with cgroup v1 the machine tells CRIU to leave cgroups alone, and then it cannot
+    # mount them for another user.
+    config["mounts"] = [mount for mount in config["mounts"] if mount["type"] != "cgroup"]
+
+
 def test_a_container_in_a_user_namespace_sleeps_and_wakes(machine: Machine) -> None:
     rootfs = make_busybox(machine, "/srv/mapped")
     machine.run("chown", "-hR", "100000:100000", rootfs)
-    bundle = "/srv/userns"
-    machine.run("sh", "-ec", f"mkdir -p {bundle}; cd {bundle}; rm -f config.json; runc spec")
-    edit = (
-        "import json; p='/srv/userns/config.json'; c=json.load(open(p)); l=c['linux'];"
-        "m=[{'containerID':0,'hostID':100000,'size':65536}]; l['uidMappings']=m; l['gidMappings']=m;"
-        f"c['root']={{'path':'{rootfs}'}}; c['process']['terminal']=False;"
-        "l['namespaces'].append({'type':'user'});"
-        # On a host with cgroup v1 the machine tells CRIU to leave cgroups alone, and then it
-        # cannot mount them for another user.
-        "c['mounts']=[m for m in c['mounts'] if m['type']!='cgroup'];"
-        "json.dump(c,open(p,'w'))"
-    )
-    machine.run("python3", "-c", edit)
+    bundle = make_bundle(machine, "/srv/userns", rootfs, map_users)
     machine.run("sh", "-ec", "chmod 711 /srv /srv/mapped")
     container = Container(machine, "mapped").define(bundle=bundle, command=COMMAND)
     try:

@@ -1,8 +1,11 @@
 """What is refused is refused with one message, a hint and an exit status; never a traceback."""
 
 import pytest
-from containers import BUSYBOX, Container, make_busybox
+
+from containers import BUSYBOX, Container, make_bundle, make_busybox
 from machine import Machine
+
+START = f"rootfs: {BUSYBOX}\ncommand: [/bin/true]\n"
 
 
 def refused(machine: Machine, *argv: str) -> tuple[int, str]:
@@ -17,13 +20,13 @@ def refused(machine: Machine, *argv: str) -> tuple[int, str]:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("rootfs: /srv/busybox\ncommand: [/bin/true]\nhostnam: x\n", ["yaml:3", "hostnam", "hostname"]),
-        ("rootfs: /srv/busybox\ncommand: 3\ncheckpoint: {on: never}\n", ["yaml:3", "checkpoint.on"]),
+        (f"{START}hostnam: x\n", ["yaml:3", "hostnam", "hostname"]),
+        (f"{START}checkpoint: {{on: never}}\n", ["yaml:3", "checkpoint.on"]),
         ("rootfs: /nowhere\ncommand: [/bin/true]\n", ["/nowhere"]),
         ("bundle: /nowhere\n", ["/nowhere"]),
         ("rootfs: /srv/busybox\n", ["command"]),
         ("rootfs: [\n", ["yaml:"]),
-        ("rootfs: /srv/busybox\ncommand: [/bin/true]\nuser: nobody-here\n", ["nobody-here"]),
+        (f"{START}user: nobody-here\n", ["nobody-here"]),
     ],
 )
 def test_a_wrong_definition_names_file_line_and_key(
@@ -54,13 +57,12 @@ def test_no_definition(machine: Machine) -> None:
 
 def test_a_container_of_the_same_name_that_is_not_ours_is_never_deleted(machine: Machine) -> None:
     make_busybox(machine)
-    machine.run("sh", "-ec", "mkdir -p /srv/foreign; cd /srv/foreign; rm -f config.json; runc spec")
-    edit = (
-        "import json; p='/srv/foreign/config.json'; c=json.load(open(p));"
-        f"c['root']['path']='{BUSYBOX}'; c['process']['terminal']=False;"
-        "c['process']['args']=['/bin/sleep','1000']; json.dump(c,open(p,'w'))"
+    make_bundle(
+        machine,
+        "/srv/foreign",
+        BUSYBOX,
+        lambda config: config["process"].update(args=["/bin/sleep", "1000"]),
     )
-    machine.run("python3", "-c", edit)
     run = "runc run -d -b /srv/foreign taken </dev/null >/dev/null 2>&1"
     machine.run("systemd-run", "-q", "-p", "Type=forking", "--unit=foreign", "sh", "-c", run)
     container = Container(machine, "taken").define(rootfs=BUSYBOX, command=["/bin/true"])

@@ -4,7 +4,8 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from containers import BUSYBOX, COUNTER, Container, make_busybox
+
+from containers import BUSYBOX, COUNTER, Container, bind, make_bundle, make_busybox
 from machine import Machine
 
 # Ends on SIGTERM, with a last word: so a graceful stop can be told from a kill.
@@ -56,14 +57,13 @@ def assert_ended_gracefully(container: Container, *words: str) -> None:
 
 def test_a_file_of_the_host_as_stdout(container: Container) -> None:
     machine = container.machine
-    machine.run("sh", "-ec", "mkdir -p /srv/out /srv/outside; cd /srv/outside; rm -f config.json; runc spec")
-    edit = (
-        "import json; p='/srv/outside/config.json'; c=json.load(open(p));"
-        f"c['root']['path']='{BUSYBOX}';"
-        "c['mounts'].append({'destination':'/out','type':'bind','source':'/srv/out','options':['bind']});"
-        "json.dump(c,open(p,'w'))"
+    machine.run("mkdir", "-p", "/srv/out")
+    make_bundle(
+        machine,
+        "/srv/outside",
+        BUSYBOX,
+        lambda config: config["mounts"].append(bind("/srv/out", "/out")),
     )
-    machine.run("python3", "-c", edit)
     script = f"exec 6>&1 >/out/log; trap 'echo goodbye >&6; exit 0' TERM; {COUNTER}"
     container.define(bundle="/srv/outside", command=["/bin/sh", "-c", script])
     container.start()
