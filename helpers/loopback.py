@@ -15,13 +15,26 @@ _IFREQ_BYTES = 40
 
 
 def set_up_in(pid: int) -> None:
-    """Set up lo in the network namespace of a process; OSError when that fails."""
-    child = os.fork()
-    if child == 0:
-        os._exit(_enter_and_set_up(pid))
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if status:
-        raise OSError(status, f"lo in the network namespace of process {pid}")
+    """Set up lo in the network namespace of a process, unless that is our own.
+
+    This thread enters the namespace and comes back: a fork beside the thread that verifies
+    images could hang. Raises OSError.
+    """
+    own = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        theirs = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            if os.path.samestat(os.fstat(theirs), os.fstat(own)):
+                return  # the host's: not ours to configure
+            os.setns(theirs, os.CLONE_NEWNET)
+            try:
+                set_up()
+            finally:
+                os.setns(own, os.CLONE_NEWNET)
+        finally:
+            os.close(theirs)
+    finally:
+        os.close(own)
 
 
 def set_up() -> None:
@@ -36,15 +49,3 @@ def set_up() -> None:
         fcntl.ioctl(link.fileno(), _SIOCSIFFLAGS, request)
     finally:
         link.close()
-
-
-def _enter_and_set_up(pid: int) -> int:
-    try:
-        namespace = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-        if os.path.samestat(os.fstat(namespace), os.stat("/proc/self/ns/net")):
-            return 0  # the host's: not ours to configure
-        os.setns(namespace, os.CLONE_NEWNET)
-        set_up()
-    except OSError as error:
-        return error.errno or 1
-    return 0

@@ -59,9 +59,10 @@ def _dry_run(container: Container) -> None:
         raise
     finally:
         images.remove(generation.path)
-        if state.read(container).name == state.DUMPING:
-            back = dumping.become(state.RUNNING, current.reason)
-            state.write(container, back)
+        try:
+            if state.read(container).name == state.DUMPING:
+                state.write(container, dumping.become(state.RUNNING, current.reason))
+        finally:
             cgroup.thaw()
     took = time.monotonic() - began_s
     print(f"{container.name}: would sleep: {mebibytes(size)}, dumped in {took:.2f} s; it goes on")

@@ -143,11 +143,11 @@ class _Stop:
         except ContainerLostError as error:
             self._lost(dumping, generation, error)
             raise
-        except (CheckpointError, OSError) as error:
+        except (TorporError, OSError) as error:
             self._go_on(dumping, generation)
             if isinstance(error, CheckpointError):
                 raise
-            raise CheckpointError(str(error)) from error
+            raise CheckpointError(str(error), getattr(error, "hint", "")) from error
         return commit
 
     def _stand_in(self) -> None:
@@ -196,6 +196,7 @@ class _Stop:
     def _end(self, inputs: Inputs, cause: str) -> None:
         """A real stop: the stop signal, and SIGKILL when the unit's timeout is nearly over."""
         reason = "stopped fresh" if cause == "fresh" else f"ended by {cause}"
+        self._cgroup.thaw()  # a dry run that was killed may have left it frozen
         if payload.ignores(self._pid, inputs.stop_signal):
             say(
                 f"{self._container.name}: its PID 1 does not handle signal {inputs.stop_signal}: "

@@ -155,12 +155,14 @@ def test_a_restore_by_hand_makes_our_memory_void(bundle: Machine) -> None:
     assert record(bundle)["reason"] == ("restored by hand: generation 3 was asleep and is void")
 
 
-def test_hooks_leave_a_container_alone_that_a_helper_is_at_work_on(bundle: Machine) -> None:
+def test_a_run_by_hand_is_refused_while_a_helper_holds_the_container(bundle: Machine) -> None:
     run(bundle)
     set_record(bundle, "READY")
-    again = f"runc delete --force {NAME} && runc run --detach --bundle {BUNDLE} {NAME}"
-    script = f"exec </dev/null >/dev/null 2>&1; {again}"
-    bundle.run("flock", "--close", LOCK, "sh", "-c", script)
+    bundle.run("runc", "delete", "--force", NAME)
+    again = f"runc run --detach --bundle {BUNDLE} {NAME} </dev/null"
+    done = bundle.run("flock", "--close", LOCK, "sh", "-c", again, check=False)
+    assert done.returncode != 0
+    assert f"{NAME} is busy" in done.stderr + done.stdout
     assert record(bundle)["state"] == "READY"
 
 

@@ -1,0 +1,115 @@
+"""The state machine and its records."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from torpor import record, state
+from torpor.container import Container
+from torpor.errors import RecordError, TorporError
+from torpor.state import State
+
+THIS, OTHER = "this-boot", "other-boot"
+
+
+@pytest.mark.parametrize(
+    ("name", "boot", "attempt", "expected"),
+    [
+        (state.NONE, "", 0, state.COLD),
+        (state.EXITED, THIS, 0, state.COLD),
+        (state.RUNNING, THIS, 0, state.COLD),
+        (state.RUNNING, OTHER, 0, state.COLD),
+        (state.DUMPING, THIS, 0, state.COLD),
+        (state.COMMITTED, THIS, 0, state.KILL_THEN_WAKE),
+        (state.COMMITTED, OTHER, 0, state.WAKE),
+        (state.READY, THIS, 0, state.WAKE),
+        (state.READY, OTHER, 0, state.WAKE),
+        (state.RESTORING, OTHER, 1, state.WAKE),
+        (state.RESTORING, THIS, state.MAX_RESTORE_ATTEMPTS, state.GIVE_UP),
+        (state.CONSUMED, THIS, 1, state.COLD),
+        (state.CONSUMED, OTHER, 1, state.COLD),
+        (state.DAMAGED, OTHER, 0, state.REFUSE),
+    ],
+)
+def test_the_next_start_has_one_answer(name: str, boot: str, attempt: int, expected: str) -> None:
+    assert state.plan(State(name, boot=boot, attempt=attempt), THIS) == expected
+
+
+def test_every_state_has_an_answer() -> None:
+    answers = {state.COLD, state.WAKE, state.KILL_THEN_WAKE, state.GIVE_UP, state.REFUSE}
+    for name in state.STATES:
+        assert state.plan(State(name), THIS) in answers
+
+
+@pytest.fixture
+def container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Container:
+    monkeypatch.setattr("torpor.container.STATE_ROOT", str(tmp_path / "state"))
+    return Container("web")
+
+
+def test_a_state_is_read_back_as_it_was_written(container: Container) -> None:
+    written = State(
+        state.READY,
+        generation=3,
+        boot=THIS,
+        since_s=12.5,
+        attempt=2,
+        reason="systemctl stop\nforged=1",
+        inputs="digest",
+        rootfs="1:2",
+        frozen_s=0.25,
+    )
+    state.write(container, written)
+    back = state.read(container)
+    for name in State.__slots__:
+        if name != "reason":
+            assert getattr(back, name) == getattr(written, name)
+    assert back.reason == "systemctl stop forged=1"
+
+
+def test_no_record_is_no_memory(container: Container) -> None:
+    assert state.read(container).name == state.NONE
+
+
+def test_the_record_is_readable_by_its_owner_alone(container: Container) -> None:
+    state.write(container, State(state.READY))
+    assert Path(container.state_path).stat().st_mode & 0o777 == 0o600
+    assert Path(container.state_dir).stat().st_mode & 0o777 == 0o700
+
+
+def test_a_cut_record_is_never_believed(container: Container) -> None:
+    state.write(container, State(state.READY, generation=3))
+    whole = Path(container.state_path).read_bytes()
+    for length in range(len(whole)):
+        with pytest.raises(RecordError):
+            state.parse(whole[:length], "state")
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_are_a_state_or_a_record_error(content: bytes) -> None:
+    for text in (content, b"torpor-state=1\n" + content + b"\n"):
+        try:
+            state.parse(text, "state")
+        except RecordError:
+            pass
+
+
+@given(st.dictionaries(st.sampled_from(["a", "b", "key"]), st.text(), max_size=3))
+def test_a_record_keeps_every_value_but_line_breaks(fields: dict[str, str]) -> None:
+    pairs = [(key, value.encode("utf-8", "replace").decode()) for key, value in fields.items()]
+    text = record.serialize("test", pairs)
+    back = record.parse(text, "test", "here")
+    assert back == [(key, value.replace("\n", " ")) for key, value in pairs]
+
+
+@pytest.mark.parametrize("name", ["web", "a", "my-web_1.2", "0", "x" * 64])
+def test_a_name(name: str) -> None:
+    assert Container(name).unit == f"torpor@{name}.service"
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "-x", ".x", "a/b", "a b", "a\n", "ä", "x" * 65])
+def test_what_is_no_name(name: str) -> None:
+    with pytest.raises(TorporError):
+        Container(name)
