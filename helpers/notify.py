@@ -3,22 +3,55 @@
 # The C module below `socket`, which would import selectors and enum on every start and stop.
 import _socket
 import os
+import select
+import sys
 
 _ADDRESS = os.environ.pop("NOTIFY_SOCKET", "")  # taken away so that runc does not use it
 
 
 def notify(*lines: str) -> None:
     """Tell systemd these assignments in one message; does nothing outside a unit."""
+    _send("\n".join(lines).encode(), [])
+
+
+def _send(message: bytes, ancillary: list[tuple[int, int, bytes]]) -> None:
     if not _ADDRESS:
         return
     address = "\0" + _ADDRESS[1:] if _ADDRESS.startswith("@") else _ADDRESS
     link = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC)
     try:
-        link.sendto("\n".join(lines).encode(), address)
+        link.sendmsg([message], ancillary, 0, address)
     except OSError:
         pass  # systemd is being re-executed, or gone: nobody to tell
     finally:
         link.close()
+
+
+class Barrier:
+    """Tells when systemd has taken in all that was sent before (sd_notify_barrier(3)).
+
+    systemd refuses a main PID that has ended by the time it reads the message: what may end at
+    once must not run before.
+    """
+
+    def __init__(self) -> None:
+        self._reader, writer = os.pipe()
+        rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, writer.to_bytes(4, sys.byteorder))
+        _send(b"BARRIER=1", [rights])
+        os.close(writer)
+
+    def wait(self, timeout_s: float = 10.0) -> None:
+        """Wait until systemd closes its end of the pipe; a systemd that is gone has done so."""
+        poller = select.poll()
+        poller.register(self._reader, 0)  # POLLHUP is always reported
+        poller.poll(int(timeout_s * 1000))
+        os.close(self._reader)
+
+
+def main_pid(pid: int, *lines: str) -> Barrier:
+    """Make a process the unit's main process; it must live until the barrier was waited for."""
+    notify(f"MAINPID={pid}", *lines)
+    return Barrier()
 
 
 def status(text: str) -> None:

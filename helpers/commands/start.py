@@ -162,6 +162,7 @@ def _restore(
     manifest: images.Manifest,
 ) -> None:
     began_s = time.monotonic()
+    stop_asked = _stop_was_asked()
     number = generation.number
     restoring = current.become(
         state.RESTORING, f"restoring generation {number}", attempt=current.attempt + 1
@@ -180,16 +181,16 @@ def _restore(
             size = mebibytes(manifest.size_bytes)
             notify.extend(_EXTEND_S, f"restoring generation {number}, {size}, {elapsed_s:.0f} s")
 
-    stop_asked = _stop_was_asked()
     restore = Restore(container, generation, manifest, cgroup, progress, stop_asked)
     pid = restore.run(pump.start(container), consume)
     fault.point("restored")
     took = f"{mebibytes(manifest.size_bytes)}, in {time.monotonic() - began_s:.2f} s"
-    notify.notify(f"MAINPID={pid}", "READY=1", f"STATUS=restored generation {number}, {took}")
+    text = f"restored generation {number}, {took}"
+    notify.main_pid(pid, "READY=1", f"STATUS={text}").wait()
     cgroup.thaw()
     if stop_asked():  # too late to sleep on; systemd asked the helper, and will not ask again
         os.kill(pid, inputs.stop_signal)
-    say(f"{container.name}: restored generation {number}, {took}", NOTICE)
+    say(f"{container.name}: {text}", NOTICE)
     state.write(container, restoring.become(state.RUNNING, f"woke from generation {number}"))
     fault.point("awake")
     if inputs.keep_logs:
@@ -294,7 +295,7 @@ def _start_fresh(container: Container, cgroup: Cgroup, inputs: Inputs, reason: s
         fault.point("created")
         # Before its program runs: it may end at once, and systemd must know whose status that is.
         why = f" ({reason})" if reason else ""
-        notify.notify(f"MAINPID={pid}", "READY=1", f"STATUS=started fresh{why}")
+        notify.main_pid(pid, "READY=1", f"STATUS=started fresh{why}").wait()
         _run(container)
         fault.point("started")
     except TorporError:

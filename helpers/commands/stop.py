@@ -46,7 +46,11 @@ def main() -> None:
         container = Container(name)
         question = jobs.Question(container) if pid else None
         with Lock(container):
-            _Stop(container, pid, question).run()
+            stop = _Stop(container, pid, question)
+            try:
+                stop.run()
+            finally:
+                stop.release()
     except (TorporError, OSError) as error:
         if isinstance(error, TorporError):
             say_fault(name, error.message, error.hint)
@@ -153,7 +157,12 @@ class _Stop:
     def _stand_in(self) -> None:
         """From here on systemd does not see how the container's init ends."""
         self._placeholder = Placeholder(self._unit_cgroup)
-        notify.notify(f"MAINPID={self._placeholder.pid}")
+        self._stands_in = notify.main_pid(self._placeholder.pid)
+
+    def release(self) -> None:
+        """Before this process ends, and the stand-in with it: systemd must have heard of it."""
+        if self._placeholder is not None:
+            self._stands_in.wait()
 
     def _save_config(self, generation: Generation) -> None:
         config = record.read_bytes(f"{self._container.bundle}/config.json")
@@ -173,8 +182,9 @@ class _Stop:
                 record.sync_directory(generation.path)
         fault.point("voided")
         if self._placeholder is not None:
-            notify.notify(f"MAINPID={self._pid}")
+            notify.main_pid(self._pid).wait()
             self._placeholder.end()
+            self._placeholder = None
         self._cgroup.thaw()
         images.remove(generation.path)
 

@@ -9,9 +9,7 @@ from containers import (
     BUSYBOX,
     COUNTER,
     REDIS,
-    Config,
     Container,
-    make_bundle,
     make_busybox,
     make_redis,
     without_gap,
@@ -106,10 +104,9 @@ def test_nothing_of_torpor_but_one_cat_stays_beside_a_running_container(counter:
 def test_a_long_dump_and_restore_outlive_the_timeouts_and_show_progress(machine: Machine) -> None:
     make_busybox(machine)
     container = Container(machine, "heavy")
-    # As much memory as takes a few seconds to write; the counter shows that it is all there.
-    fill = "head -c 1500000000 /dev/urandom >/dev/shm/fill; "
-    bundle = make_bundle(machine, "/srv/heavy", BUSYBOX, with_large_shm)
-    container.define(bundle=bundle, command=["/bin/sh", "-c", fill + COUNTER])
+    machine.write("/srv/heavy.c", HEAVY)
+    machine.run("gcc", "-O2", "-static", "-o", f"{BUSYBOX}/bin/heavy", "/srv/heavy.c")
+    container.define(rootfs=BUSYBOX, command=["/bin/heavy"])
     container.drop_in("timeout", "TimeoutStartSec=2s\nTimeoutStopSec=2s")
     try:
         container.start()
@@ -169,10 +166,22 @@ def test_the_shipped_unit_has_no_fault(machine: Machine) -> None:
 UNTIL_COUNTING = 'until journalctl -u "$1" -o cat | grep -q "^count 1$"; do sleep 0.2; done'
 
 
-def with_large_shm(config: Config) -> None:
-    for mount in config["mounts"]:
-        if mount["destination"] == "/dev/shm":
-            mount["options"] = ["nosuid", "noexec", "nodev", "mode=1777", "size=2g"]
+# As much memory as takes some seconds to write, of bytes that no file system compresses.
+HEAVY = r"""
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+int main(void) {
+    size_t words = (size_t)3 << 26; /* 1.5 GiB */
+    uint64_t *memory = malloc(words * 8), seed = 88172645463325252u;
+    for (size_t i = 0; i < words; i++) {
+        seed ^= seed << 13; seed ^= seed >> 7; seed ^= seed << 17;
+        memory[i] = seed;
+    }
+    for (int i = 1; ; i++) { printf("count %d\n", i); fflush(stdout); usleep(100000); }
+}
+"""
 
 
 BESIDE_PAYLOAD = """
