@@ -68,6 +68,11 @@ class Inputs:
         return int(uid), int(gid)
 
     @property
+    def obstacles(self) -> list[str]:
+        """What in the config would keep images of it from being restored."""
+        return self.texts("obstacle")
+
+    @property
     def sync_paths(self) -> list[str]:
         """Directories whose files must be as durable as the memory that refers to them."""
         return self.texts("sync")
@@ -111,8 +116,13 @@ def current_or_last(container: Container) -> Inputs:
 
 def check(container: Container) -> list[str]:
     """Render without keeping anything: warnings, or the DefinitionError that a start would give."""
-    _, rendered = _pairs_and_config(container, "/check")
-    return list(rendered.warnings)
+    pairs, rendered = _pairs_and_config(container, "/check")
+    return _warnings(Inputs(pairs), rendered)
+
+
+def _warnings(inputs: Inputs, rendered: "Rendered") -> list[str]:
+    cannot_sleep = [f"it cannot sleep: {obstacle}" for obstacle in inputs.obstacles]
+    return [*rendered.warnings, *(cannot_sleep if inputs.checkpoint_on else [])]
 
 
 def _still_hold(container: Container, known: Inputs, cgroup_path: str) -> bool:
@@ -146,7 +156,8 @@ def _render(container: Container, cgroup_path: str) -> tuple[Inputs, list[str]]:
     record.make_directory(container.state_dir)
     record.write_durably(container.rendered_path, spec.dumps(rendered.config))
     record.write_durably(container.inputs_path, record.serialize("inputs", pairs))
-    return Inputs(pairs), list(rendered.warnings)
+    inputs = Inputs(pairs)
+    return inputs, _warnings(inputs, rendered)
 
 
 def _pairs_and_config(
@@ -187,6 +198,7 @@ def _pairs_and_config(
         ("stop-signal", str(_stop_signal(config))),
         ("owner", _owner(config)),
         *(("sync", path) for path in _writable_paths(config)),
+        *(("obstacle", text) for text in _obstacles(config)),
         *(("also", path) for path in also),
         *(("file", stamp) for stamp in before),
     ]
@@ -229,6 +241,14 @@ def _writable_paths(config: "Config") -> list[str]:
         if is_bind and "ro" not in options and os.path.isabs(mount.get("source", "")):
             paths.append(mount["source"])
     return paths
+
+
+def _obstacles(config: "Config") -> list[str]:
+    root = config["root"]
+    if root.get("readonly") and not os.path.isdir(f"{root['path']}/tmp"):
+        # CRIU makes a directory there to assemble the mounts on (cr_pivot_root in criu/mount.c).
+        return ["its rootfs is read-only and has no /tmp, in which CRIU could restore it"]
+    return []
 
 
 def rootfs_identity(inputs: Inputs) -> str:

@@ -99,6 +99,8 @@ class _Stop:
         current = state.read(container)
         if current.name != state.RUNNING:
             raise CheckpointError(f"its state is {current.name}, not {state.RUNNING}")
+        if inputs.obstacles:
+            raise CheckpointError(inputs.obstacles[0], "make that directory in the rootfs")
         checkpoint.preflight(container, cgroup)
         runc.detach_restore_root(container)
         generation = images.next_generation(container, current.generation)

@@ -227,6 +227,31 @@ def test_a_bundle_of_somebody_else_sleeps_too_and_stays_as_it_is(machine: Machin
         container.remove()
 
 
+def test_a_rootfs_that_criu_cannot_restore_is_refused_before_the_stop(machine: Machine) -> None:
+    rootfs = make_busybox(machine, "/srv/read-only")
+    machine.run("rmdir", f"{rootfs}/tmp")
+
+    def seal(config: Config) -> None:
+        config["root"]["readonly"] = True
+
+    bundle = make_bundle(machine, "/srv/sealed", rootfs, seal)
+    container = Container(machine, "sealed").define(bundle=bundle, command=COMMAND)
+    try:
+        container.start()
+        assert "it cannot sleep: its rootfs is read-only" in container.journal()
+        container.stop()
+        assert container.state() == "EXITED"
+        machine.run("mkdir", f"{rootfs}/tmp")
+        machine.run("touch", f"{bundle}/config.json")
+        container.start()
+        container.stop()
+        assert container.state() == "READY"
+        container.start()
+        assert container.property("StatusText").startswith("restored")
+    finally:
+        container.remove()
+
+
 def map_users(config: Config) -> None:
     """Put a container into a user namespace whose root is nobody on the host."""
     linux = config["linux"]

@@ -82,6 +82,27 @@ def test_a_start_while_it_falls_asleep_wakes_it_again(counter: Container) -> Non
     assert without_gap(counter.numbers())
 
 
+def test_no_line_is_lost_when_it_falls_asleep_in_the_middle_of_a_flood(machine: Machine) -> None:
+    make_busybox(machine)
+    container = Container(machine, "flood")
+    # More than the journal takes in at once: the pipe is full when it is frozen.
+    script = "/bin/busybox seq 60000; while :; do sleep 1; done"
+    container.define(rootfs=BUSYBOX, command=["/bin/sh", "-c", script])
+    container.drop_in("rate", "LogRateLimitIntervalSec=30s\nLogRateLimitBurst=1000000")
+    try:
+        container.start()
+        time.sleep(0.2)
+        for _ in range(2):
+            container.stop()
+            assert container.state() == "READY"
+            container.start()
+        time.sleep(2)
+        lines = [int(line) for line in container.journal().splitlines() if line.isdigit()]
+        assert lines == list(range(1, 60001))
+    finally:
+        container.remove()
+
+
 def test_the_state_is_named_by_systemctl_status(counter: Container) -> None:
     counter.start()
     counter.stop()

@@ -1,0 +1,55 @@
+"""The README's tour does what it says, typed as it stands there."""
+
+import re
+import time
+from pathlib import Path
+
+from containers import Container
+from machine import Machine
+
+README = Path(__file__).parents[2] / "README.md"
+TOUR = "Your first container"
+
+
+def commands(section: str) -> str:
+    """The code blocks of a section, as one script."""
+    text = README.read_text().partition(f"## {section}\n")[2].partition("\n## ")[0]
+    assert text, f"the README has no section {section!r}"
+    blocks = re.findall(r"(?:^    .*\n|^\n(?=    ))+", text, re.MULTILINE)
+    return "".join(re.sub(r"^    ", "", block, flags=re.MULTILINE) for block in blocks)
+
+
+def test_the_first_container_counts_on_after_its_sleep(machine: Machine) -> None:
+    hello = Container(machine, "hello")
+    try:
+        # A person takes a second between two commands; so does the script, for the counter.
+        script = commands(TOUR).replace("systemctl stop", "sleep 2.5; systemctl stop")
+        done = machine.run("bash", "-euxc", script)
+        assert "is right" in done.stdout
+        assert re.search(r"hello +asleep", done.stdout)
+        assert 'Status: "restored generation 1' in done.stdout
+        time.sleep(1.2)
+        numbers = [line for line in hello.journal().splitlines() if line.isdigit()]
+        assert len(numbers) > 3
+        assert numbers == [str(number) for number in range(1, len(numbers) + 1)]
+        machine.run("torpor", "stop", "--fresh", "hello")
+    finally:
+        hello.remove()
+        machine.run("rm", "-rf", "/srv/hello")
+
+
+def test_the_sample_definition_is_installed_and_right(machine: Machine) -> None:
+    sample = machine.run("cat", "/usr/share/doc/torpor/examples/torpor.yaml.sample").stdout
+    machine.run("mkdir", "-p", "/srv/containers/web")
+    machine.write("/etc/torpor/sample.yaml", sample)
+    try:
+        assert "is right" in machine.run("torpor", "check", "sample").stdout
+    finally:
+        machine.run("rm", "-rf", "/srv/containers", "/etc/torpor/sample.yaml")
+
+
+def test_every_unit_and_document_is_found_where_the_others_point(machine: Machine) -> None:
+    listed = machine.run("dpkg", "-L", "torpor").stdout
+    unit = machine.read("/usr/lib/systemd/system/torpor@.service")
+    for page, section in re.findall(r"man:([\w.@-]+)\((\d)\)", unit):
+        assert f"/man{section}/{page}.{section}.gz" in listed
