@@ -53,6 +53,18 @@ def test_an_exit_later_fails_the_unit_with_its_status_after_its_last_line(make: 
     assert [int(line) for line in lines] == list(range(1, 60001))
 
 
+def test_all_last_words_of_a_real_stop_are_in_the_journal(make: Make) -> None:
+    words = "/bin/busybox seq 60000; exit 0"
+    container = make(f"trap '{words}' TERM; while :; do sleep 0.1; done")
+    container.drop_in("rate", "LogRateLimitIntervalSec=30s\nLogRateLimitBurst=1000000")
+    container.start()
+    time.sleep(0.3)
+    container.machine.run("torpor", "stop", "--fresh", container.name)
+    lines = [int(line) for line in container.journal().splitlines() if line.isdigit()]
+    assert lines == list(range(1, 60001))
+    assert container.property("Result") == "success"
+
+
 def assert_exact_after_waking(make: Make) -> None:
     """A program that ends with its first instruction after waking."""
     container = make("while :; do [ -e /var/tmp/woken ] && { echo woken; exit 3; }; done")
