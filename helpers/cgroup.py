@@ -95,14 +95,22 @@ class Cgroup:
                 pass
 
     def memory_bytes(self) -> int:
-        """How much memory its tasks hold; summed from /proc where the controller is not there."""
-        current = read_small(f"{self.path}/memory.current").strip()
-        if current:
-            return int(current)
+        """How much memory of their own its tasks hold, without files in the page cache.
+
+        Where the memory controller is not there, summed from /proc without shared pages: too
+        little rather than too much.
+        """
+        fields = dict(
+            line.split(" ", 1)
+            for line in read_small(f"{self.path}/memory.stat").splitlines()
+            if " " in line
+        )
+        if "anon" in fields:
+            return int(fields["anon"]) + int(fields.get("shmem", "0"))
         pages = 0
         for pid in self.pids():
-            fields = read_small(f"/proc/{pid}/statm").split()
-            pages += int(fields[1]) if len(fields) > 1 else 0
+            statm = read_small(f"/proc/{pid}/statm").split()
+            pages += int(statm[1]) - int(statm[2]) if len(statm) > 2 else 0
         return pages * os.sysconf("SC_PAGE_SIZE")
 
     def _wait_for(self, event: str, timeout_s: float) -> bool:

@@ -10,20 +10,23 @@ from torpor.container import Container
 from torpor.errors import CheckpointError, ContainerLostError, TorporError
 from torpor.images import Generation
 from torpor.payload import KILL_TIMEOUT_S
-from torpor.talk import WARNING, mebibytes, say
+from torpor.talk import mebibytes
 
 FREEZE_TIMEOUT_S = 20.0
 # CRIU is taken to hang when neither its log nor its images grew for this long.
 STALL_S = 60.0
 _TICK_S = 1.0
 _MARGIN_BYTES = 32 << 20
+# A file system that hangs must not hold up a shutdown for ever.
+_SYNC_TIMEOUT_S = 300.0
 
 
 def preflight(container: Container, cgroup: Cgroup) -> None:
     """What can be known before anything is frozen; CheckpointError says why it would fail."""
+    missing = criu.missing()
+    if missing:
+        raise CheckpointError(missing)
     found = criu.version()
-    if not found:
-        raise CheckpointError("CRIU is not installed", "install the package criu")
     if found < criu.MINIMUM:
         raise CheckpointError(
             f"checkpointing needs CRIU >= {_dotted(criu.MINIMUM)}, found {_dotted(found)}",
@@ -69,7 +72,9 @@ class Dump:
 
     def run(self, commit: Callable[[], None], *, leave_running: bool = False) -> None:
         """Raise CheckpointError when the container can go on, ContainerLostError when it cannot."""
+        process.raise_open_files()
         channel = criu.Channel(self._container)
+        child = None
         try:
             child = runc.checkpoint(
                 self._container,
@@ -81,11 +86,12 @@ class Dump:
             self._serve(channel, child, commit)
         finally:
             channel.close()
-        if self._committed:
-            return  # what CRIU did afterwards no longer counts
-        if leave_running and child.status == 0:
-            return
-        raise self._failure()
+            if child is not None and child.poll() is None:
+                process.kill_tree(child.pid)
+        # After a commit, what CRIU did no longer counts; without one, only that counts.
+        done = child.status == 0 if leave_running else self._committed
+        if not done:
+            raise self._failure()
 
     def _serve(
         self, channel: criu.Channel, child: process.Child, commit: Callable[[], None]
@@ -96,6 +102,7 @@ class Dump:
             for question in channel.questions():
                 if question.stage == criu.POST_DUMP:
                     channel.answer(go_on=self._commit(commit, question))
+                    stall = _Stall()  # that took its time, and was not CRIU's
             self._progress()
             size = self._generation.size_bytes()
             if stall.stalled((size, criu.log_size(self._generation.work, "dump"))):
@@ -174,12 +181,16 @@ class Commit:
         self._progress = progress
         self.size_bytes = 0
         self.frozen_s = 0.0
+        self.unfinished: TorporError | OSError | None = None  # why it is COMMITTED, not READY
 
     def __call__(self) -> None:
-        syncing = [process.spawn(["sync", "--file-system", path]) for path in self._sync_paths]
+        syncing = {path: process.spawn(["sync", "--file-system", path]) for path in self._paths()}
         manifest = images.seal(self._generation, self._facts, self._progress)
-        for child, path in zip(syncing, self._sync_paths, strict=True):
+        deadline_s = time.monotonic() + _SYNC_TIMEOUT_S
+        for path, child in syncing.items():
             while child.wait(_TICK_S) is None:
+                if time.monotonic() > deadline_s:
+                    raise CheckpointError(f"{path}: its file system does not sync")
                 self._progress()
             if child.status != 0:
                 raise CheckpointError(f"{path} could not be synced to its disk")
@@ -193,7 +204,11 @@ class Commit:
         except (OSError, TorporError) as error:
             # No way back from here: the images are what the next start goes by, and it
             # kills what is still there first.
-            say(f"{self._container.name}: asleep, but not cleanly: {error}", WARNING)
+            self.unfinished = error
+
+    def _paths(self) -> list[str]:
+        """Not sockets and devices, which sync(1) would open, nor what is gone meanwhile."""
+        return [path for path in self._sync_paths if os.path.isdir(path) or os.path.isfile(path)]
 
     def _finish(self, committed: state.State) -> None:
         fault.point("committed")

@@ -9,6 +9,7 @@ from torpor.container import RUN_ROOT, Container
 from torpor.process import read_small
 
 CONFIG = "/usr/share/torpor/criu.conf"
+ACTION_SCRIPT = "/usr/libexec/torpor/criu-action"  # as CONFIG names it
 MINIMUM = (4, 0)  # the oldest release with everything CONFIG names and a working pre-resume script
 LOG_KEEP_BYTES = 256 << 10
 LOG_MAX_BYTES = 64 << 20  # a restore of damaged images can write gigabytes
@@ -20,7 +21,7 @@ POST_RESTORE = "post-restore"
 
 def version() -> tuple[int, ...]:
     """CRIU's version, () when it cannot be run. Asked once per boot and installed binary."""
-    path = _find()
+    path = process.find("criu")
     if not path:
         return ()
     stat = os.stat(path)
@@ -35,10 +36,18 @@ def version() -> tuple[int, ...]:
     return tuple(int(part) for part in known[1].split(".") if part.isdigit())
 
 
-def _find() -> str:
-    for directory in os.environ.get("PATH", process.PATH).split(":"):
-        if os.access(path := f"{directory}/criu", os.X_OK):
-            return path
+def missing() -> str:
+    """What is not there and must be before CRIU is called; empty when all is.
+
+    CRIU takes a configuration that it cannot read for none: it would then dump, and kill,
+    without asking.
+    """
+    for program in ("runc", "criu"):
+        if not process.find(program):
+            return f"{program} is not installed"
+    for path, mode in ((CONFIG, os.R_OK), (ACTION_SCRIPT, os.X_OK)):
+        if not os.access(path, mode):
+            return f"{path} is missing: install torpor again"
     return ""
 
 

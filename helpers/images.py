@@ -5,6 +5,7 @@ A generation is a directory of its own, never used twice:
 the container ran) and ``manifest``, written last and durably.
 """
 
+import errno
 import os
 import stat
 import threading
@@ -20,6 +21,8 @@ _CHUNK_BYTES = 1 << 20
 # Below this size a file is verified before runc starts; the others beside it.
 _SMALL_BYTES = 1 << 20
 _TICK_S = 1.0
+# What an unreadable image gives; other errors are the host's, and may pass.
+_DAMAGE = (errno.EIO, errno.ENOENT, errno.ELOOP)
 
 
 class Generation:
@@ -123,8 +126,8 @@ def read_manifest(container: Container, generation: Generation) -> Manifest:
 def seal(generation: Generation, facts: dict[str, str], progress: Callable[[], None]) -> Manifest:
     """Make a finished dump durable and write its manifest: from here on it may be believed.
 
-    CRIU never syncs an image. progress is called at least every second. Raises OSError when
-    the disk refuses.
+    CRIU never syncs an image. progress is called after each file and every second. Raises
+    OSError when the disk refuses.
     """
     files = {}
     for path in sorted(_walk(generation)):
@@ -133,6 +136,7 @@ def seal(generation: Generation, facts: dict[str, str], progress: Callable[[], N
             files[path] = _hash_aside(full, progress)
         else:
             files[path] = _hash_durably(full)
+            progress()
     record.sync_directory(generation.images)
     manifest = Manifest(facts, files)
     record.write_durably(generation.manifest, manifest.serialize())
@@ -201,7 +205,7 @@ class Verification:
         Sizes come first: CRIU loops for ever over a truncated pages image.
         """
         self._generation = generation
-        self._fault: ImageError | None = None
+        self._fault: ImageError | OSError | None = None
         for path, (_, size) in manifest.files.items():
             self._check_size(path, size)
         unknown = set(_walk(generation)) - set(manifest.files)
@@ -232,14 +236,14 @@ class Verification:
         try:
             for path, digest in files:
                 self._check_content(path, digest)
-        except ImageError as error:
+        except (ImageError, OSError) as error:
             self._fault = error
 
     def _check_size(self, path: str, size: int) -> None:
         full = f"{self._generation.path}/{path}"
         try:
             found = os.stat(full, follow_symlinks=False)
-        except OSError as error:
+        except FileNotFoundError as error:
             raise ImageError(f"{full}: {error.strerror}") from error
         if not stat.S_ISREG(found.st_mode):
             raise ImageError(f"{full} is no regular file")
@@ -255,6 +259,8 @@ class Verification:
             finally:
                 os.close(fd)
         except OSError as error:
+            if error.errno not in _DAMAGE:
+                raise
             raise ImageError(f"{full}: {error.strerror}") from error
         if found != digest:
             raise ImageError(f"{full} is damaged: its checksum does not match the manifest")
@@ -301,11 +307,12 @@ def set_aside(container: Container, number: int) -> str:
     target = container.aside_dir(number)
     parent = target.rpartition("/")[0]
     record.make_directory(parent)
-    for name in os.listdir(parent):
-        remove(f"{parent}/{name}")
     try:
         os.rename(container.generation_dir(number), target)
     except FileNotFoundError:
         return ""
     record.sync_directory(parent)
+    for name in os.listdir(parent):
+        if name != str(number):
+            remove(f"{parent}/{name}")
     return target

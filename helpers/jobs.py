@@ -1,6 +1,7 @@
 """Why systemd is stopping a unit."""
 
 import os
+import time
 
 from torpor import process
 from torpor.container import Container
@@ -11,6 +12,9 @@ SHUTDOWN = "shutdown"
 NO_JOB = "end"  # nobody asked: a timeout or a failure ends the unit
 
 _SHUTDOWN_TARGET = "shutdown.target"
+_TRIES = 5
+_PAUSE_S = 0.5
+_ANSWER_TIMEOUT_S = 5.0
 
 
 class Question:
@@ -21,14 +25,24 @@ class Question:
 
     def __init__(self, container: Container) -> None:
         self._unit = container.unit
+        self._ask()
+
+    def _ask(self) -> None:
         self._reader, writer = os.pipe()
         argv = ["systemctl", "list-jobs", "--no-legend", "--plain", "--no-pager"]
         self._child = process.spawn([*argv, self._unit, _SHUTDOWN_TARGET], stdout=writer)
         os.close(writer)
 
     def answer(self) -> str:
-        _, text = process.collect(self._child, self._reader, 20.0)
-        return cause(text, self._unit)
+        """STOP where systemd does not answer: of all mistakes, to sleep is the one that loses
+        nothing."""
+        for _ in range(_TRIES):
+            status, text = process.collect(self._child, self._reader, _ANSWER_TIMEOUT_S)
+            if status == 0:
+                return cause(text, self._unit)
+            time.sleep(_PAUSE_S)  # systemd is being re-executed
+            self._ask()
+        return STOP
 
 
 def cause(listing: str, unit: str) -> str:

@@ -11,7 +11,9 @@ _CRIU_PREFIX = ".criu.mntns."
 
 def is_mounted(path: str) -> bool:
     """Whether something is mounted at exactly this path (proc_pid_mountinfo(5))."""
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
+    with open(
+        "/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape", newline="\n"
+    ) as table:
         return any(line.split(" ")[4] == path for line in table)
 
 
@@ -45,9 +47,10 @@ def _sweep() -> None:
     if process.any_named("criu"):
         return  # somebody else's restore
     for path in _criu_leftovers():
-        # /tmp belongs to everybody: root's directories only, and no link is followed.
-        if os.lstat(path).st_uid == 0 and detach(path):
-            try:
+        # /tmp belongs to everybody: root's directories only, no link is followed, and what
+        # somebody removes meanwhile is no fault.
+        try:
+            if os.lstat(path).st_uid == 0 and detach(path):
                 os.rmdir(path)
-            except OSError:
-                pass
+        except OSError:
+            pass

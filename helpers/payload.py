@@ -3,7 +3,7 @@
 import os
 import signal
 
-from torpor import mounts, process, record, runc
+from torpor import images, mounts, process, record, runc, state
 from torpor.cgroup import Cgroup
 from torpor.container import Container
 
@@ -50,6 +50,17 @@ def _remove_run_dir(container: Container) -> None:
             os.rmdir(directory)
         except OSError:
             pass
+
+
+def record_end(container: Container, reason: str) -> None:
+    """Record that the container's processes are dead, and remove half a dump."""
+    current = state.read(container)
+    ended = state.after_end(current, reason)
+    if ended is None:
+        return
+    state.write(container, ended)
+    if current.name == state.DUMPING:
+        images.remove(container.generation_dir(current.generation))
 
 
 def signal_and_wait(pid: int, number: int, timeout_s: float) -> bool:

@@ -7,6 +7,7 @@ is a cat(1) on a pipe: it exits with 0 when this process closes the pipe, or die
 import os
 
 from torpor.cgroup import SUPERVISOR, Cgroup
+from torpor.errors import CheckpointError
 
 
 class Placeholder:
@@ -23,6 +24,8 @@ class Placeholder:
         os.waitpid(child, 0)
         self.pid = int(os.read(answer, 32) or b"0")
         os.close(answer)
+        if not self.pid:
+            raise CheckpointError("no stand-in for its main process could be started")
 
     def end(self) -> None:
         os.close(self._outer)

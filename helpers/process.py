@@ -8,6 +8,7 @@ import select
 import signal
 import time
 
+_POLL_MAX_MS = (1 << 31) - 1  # poll(2) takes an int
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -108,7 +109,23 @@ def readable(fd: int, timeout_s: float) -> bool:
     """Wait until a descriptor can be read, or is at its end."""
     poller = select.poll()
     poller.register(fd, select.POLLIN)
-    return bool(poller.poll(max(0, int(timeout_s * 1000))))
+    return bool(poller.poll(min(max(0, int(timeout_s * 1000)), _POLL_MAX_MS)))
+
+
+def find(program: str) -> str:
+    """The path of a program, empty when it is not on PATH."""
+    for directory in os.environ.get("PATH", PATH).split(":"):
+        if os.access(path := f"{directory}/{program}", os.X_OK):
+            return path
+    return ""
+
+
+def raise_open_files() -> None:
+    """Use the whole limit of open files: CRIU opens one for each shared mapping."""
+    import resource
+
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def open_process(pid: int) -> int | None:
@@ -151,6 +168,13 @@ def children(pid: int) -> list[int]:
         for task in _listdir(f"/proc/{pid}/task")
         for child in read_small(f"/proc/{pid}/task/{task}/children").split()
     ]
+
+
+def read_bytes_below(pid: int) -> int:
+    """How much a process and all below it have read so far (rchar in proc_pid_io(5))."""
+    total = sum(read_bytes_below(child) for child in children(pid))
+    first = read_small(f"/proc/{pid}/io").partition("\n")[0]
+    return total + int(first.rpartition(" ")[2] or 0)
 
 
 def has_child(pid: int, comm: str) -> bool:

@@ -4,6 +4,7 @@ Text rather than JSON because OCI hooks read and write them, and importing json
 would take as long as starting Python itself. A first line names the format's version.
 """
 
+import errno
 import os
 
 from torpor.errors import RecordError
@@ -18,6 +19,8 @@ def read_bytes(path: str, max_bytes: int = _MAX_BYTES) -> bytes | None:
     except FileNotFoundError:
         return None
     except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise  # of the host, not of the record: it may pass
         raise RecordError(f"{path}: {error.strerror}") from error
     try:
         chunks = []
@@ -26,6 +29,8 @@ def read_bytes(path: str, max_bytes: int = _MAX_BYTES) -> bytes | None:
             chunks.append(chunk)
             left -= len(chunk)
     except OSError as error:
+        if error.errno not in (errno.EIO, errno.EISDIR):
+            raise
         raise RecordError(f"{path}: {error.strerror}") from error
     finally:
         os.close(fd)
@@ -55,7 +60,10 @@ def serialize(kind: str, pairs: list[tuple[str, str]]) -> bytes:
     """The record's bytes. A line break in a value becomes a space: it would forge a line."""
     lines = [f"torpor-{kind}=1"]
     lines += [f"{key}={value.replace(chr(10), ' ')}" for key, value in pairs]
-    return ("\n".join(lines) + "\n").encode()
+    try:
+        return ("\n".join(lines) + "\n").encode()
+    except UnicodeEncodeError as error:
+        raise RecordError(f"a value of the {kind} record is not text: {error}") from error
 
 
 def sync_directory(path: str) -> None:

@@ -93,8 +93,23 @@ def current(container: Container, cgroup_path: str) -> tuple[Inputs, list[str]]:
     """The inputs as they are now, rendered anew if they changed, and warnings of the rendering."""
     known = load(container)
     if known is not None and _still_hold(container, known, cgroup_path):
+        _require_rootfs(known.rootfs)
         return known, []
     return _render(container, cgroup_path)
+
+
+def _require_rootfs(path: str) -> None:
+    """An empty directory is a rootfs that is not mounted, not a new one: no memory ends for it."""
+    try:
+        with os.scandir(path) as entries:
+            if any(entries):
+                return
+        problem = "is empty"
+    except OSError as error:
+        problem = f"cannot be read: {error.strerror}"
+    raise DefinitionError(
+        f"the rootfs {path} {problem}", "is its file system mounted, its image unpacked?"
+    )
 
 
 def current_or_last(container: Container) -> Inputs:
@@ -180,12 +195,16 @@ def _pairs_and_config(
     rendered = spec.render(definition, base, spec.Facts(cgroup_path=cgroup_path))
     config = rendered.config
     rootfs = config["root"]["path"]
-    if not os.path.isdir(rootfs):
-        raise DefinitionError(
-            f"{definition.path}: the rootfs {rootfs} is not a directory",
-            "unpack the image there, or correct the path",
-        )
+    _require_rootfs(rootfs)
     policy = definition.checkpoint
+    try:
+        facts = _facts(config)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise DefinitionError(
+            f"{definition.bundle}/config.json: mounts, annotations, uidMappings or gidMappings "
+            f"are not of the form that OCI gives them: {error}",
+            "see config.md and config-linux.md of the OCI runtime specification",
+        ) from error
     pairs = [
         ("torpor", torpor.__version__),
         ("cgroup", cgroup_path),
@@ -195,10 +214,7 @@ def _pairs_and_config(
         ("restore-failure", policy.restore_failure),
         ("keep", str(policy.keep)),
         ("keep-logs", "yes" if policy.keep_logs else "no"),
-        ("stop-signal", str(_stop_signal(config))),
-        ("owner", _owner(config)),
-        *(("sync", path) for path in _writable_paths(config)),
-        *(("obstacle", text) for text in _obstacles(config)),
+        *facts,
         *(("also", path) for path in also),
         *(("file", stamp) for stamp in before),
     ]
@@ -206,13 +222,25 @@ def _pairs_and_config(
 
 
 def _digest(definition_digest: str, base: "Config | None") -> str:
+    """Identifies what the container is made from; torpor's own hooks in a bundle do not count."""
     if base is None:
         return definition_digest
     import hashlib
 
     from torpor import spec
 
-    return hashlib.sha256(definition_digest.encode() + spec.dumps(base)).hexdigest()[:32]
+    content = spec.dumps(spec.without_own_hooks(base))
+    return hashlib.sha256(definition_digest.encode() + content).hexdigest()[:32]
+
+
+def _facts(config: "Config") -> list[tuple[str, str]]:
+    """What stops and starts need to know of the config; any exception for a malformed one."""
+    return [
+        ("stop-signal", str(_stop_signal(config))),
+        ("owner", _owner(config)),
+        *(("sync", path) for path in _writable_paths(config)),
+        *(("obstacle", text) for text in _obstacles(config)),
+    ]
 
 
 def _stop_signal(config: "Config") -> int:
@@ -228,7 +256,7 @@ def _owner(config: "Config") -> str:
     ids = []
     for key in ("uidMappings", "gidMappings"):
         mappings = config.get("linux", {}).get(key) or []
-        ids.append(next((m["hostID"] for m in mappings if m.get("containerID") == 0), 0))
+        ids.append(next((int(m["hostID"]) for m in mappings if m.get("containerID") == 0), 0))
     return f"{ids[0]}:{ids[1]}"
 
 

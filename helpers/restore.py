@@ -8,11 +8,11 @@ from torpor import criu, fault, loopback, mounts, process, runc
 from torpor.cgroup import Cgroup
 from torpor.container import Container
 from torpor.errors import RestoreCutOffError, RestoreError, StoppedError, TorporError
-from torpor.images import Generation, Manifest, Verification
+from torpor.images import Generation, Verification
 from torpor.lock import Restoring
 
-# A restore is taken to hang when its log did not grow for this long, and the time it takes to
-# read the images from a slow disk.
+# A restore is taken to hang when it neither logged nor read anything for this long, and the time
+# it takes to read the images from a slow disk.
 STALL_S = 60.0
 _SLOW_DISK_BYTES_PER_S = 20 << 20
 # Time for runc to leave after CRIU is gone; when CRIU was killed, runc may never.
@@ -27,14 +27,16 @@ class Restore:
         self,
         container: Container,
         generation: Generation,
-        manifest: Manifest,
+        verification: Verification,
+        size_bytes: int,
         cgroup: Cgroup,
         progress: Callable[[], None],
         stop_asked: Callable[[], bool],
     ) -> None:
         self._container = container
         self._generation = generation
-        self._manifest = manifest
+        self._verification = verification
+        self._size_bytes = size_bytes
         self._cgroup = cgroup
         self._progress = progress  # called at least every second
         self._stop_asked = stop_asked  # whether to leave it asleep while that is still possible
@@ -47,22 +49,22 @@ class Restore:
         ImageError: the images are not what was sealed. RestoreError: CRIU failed on them.
         Nothing is cleaned up here.
         """
-        verification = Verification(self._generation, self._manifest)
+        process.raise_open_files()
         with Restoring():
-            child = self._restore(output, verification, consume)
+            child = self._restore(output, consume)
         mounts.sweep_criu()
         if self._refusal is not None:
             raise self._refusal
-        verification.verdict(self._progress)
         pid = runc.init_pid(self._container)
-        if child.status != 0 or not pid:
+        # Without a question at post-restore nothing was verified nor consumed.
+        if child.status != 0 or not pid or not self._consumed:
+            self._verification.verdict(self._progress)
             raise self._failure(child.status or 0)
         return pid
 
-    def _restore(
-        self, output: int, verification: Verification, consume: Callable[[], None]
-    ) -> process.Child:
+    def _restore(self, output: int, consume: Callable[[], None]) -> process.Child:
         channel = criu.Channel(self._container)
+        child = None
         try:
             child = runc.restore(
                 self._container,
@@ -72,44 +74,39 @@ class Restore:
                 output,
             )
             os.close(output)
-            self._serve(channel, child, verification, consume)
+            self._serve(channel, child, consume)
         finally:
             channel.close()
+            if child is not None and child.poll() is None:
+                process.kill_tree(child.pid)
         return child
 
     def _serve(
-        self,
-        channel: criu.Channel,
-        child: process.Child,
-        verification: Verification,
-        consume: Callable[[], None],
+        self, channel: criu.Channel, child: process.Child, consume: Callable[[], None]
     ) -> None:
-        stall_s = STALL_S + self._manifest.size_bytes / _SLOW_DISK_BYTES_PER_S
+        stall_s = STALL_S + self._size_bytes / _SLOW_DISK_BYTES_PER_S
         watch = _Watch(child.pid, self._generation.work, stall_s)
         while child.poll() is None:
             channel.wait(child, _TICK_S)
             for question in channel.questions():
-                channel.answer(go_on=self._pass(question, child, verification, consume))
+                channel.answer(go_on=self._pass(question, child, consume))
+                watch.reset()  # that took its time, and was not CRIU's
             self._progress()
             stopped = self._stop_asked() and not self._consumed
             if stopped:
                 self._refusal = StoppedError("stopped before it woke")
-            if stopped or verification.failed() or watch.hopeless():
+            if stopped or self._verification.failed() or watch.hopeless():
                 process.kill_tree(child.pid)
 
     def _pass(
-        self,
-        question: criu.Question,
-        child: process.Child,
-        verification: Verification,
-        consume: Callable[[], None],
+        self, question: criu.Question, child: process.Child, consume: Callable[[], None]
     ) -> bool:
         fault.point(question.stage)
         try:
             if question.stage == criu.SETUP_NAMESPACES:
                 loopback.set_up_in(question.init)
             elif question.stage == criu.POST_RESTORE:
-                verification.verdict(self._progress)
+                self._verification.verdict(self._progress)
                 if not question.still_holds() or child.poll() is not None:
                     return False  # CRIU or runc was killed, and nothing has run: try again
                 if self._stop_asked():
@@ -143,17 +140,21 @@ class _Watch:
         self._pid = pid
         self._work = work
         self._stall_s = stall_s
-        self._log_bytes = -1
-        self._grew_at_s = time.monotonic()
+        self._seen = (-1, -1)
+        self._seen_at_s = time.monotonic()
         self._had_child = False
         self._alone_since_s = 0.0
+
+    def reset(self) -> None:
+        self._seen_at_s = time.monotonic()
 
     def hopeless(self) -> bool:
         now_s = time.monotonic()
         size = criu.log_size(self._work, "restore")
-        if size != self._log_bytes:
-            self._log_bytes, self._grew_at_s = size, now_s
-        if size > criu.LOG_MAX_BYTES or now_s - self._grew_at_s > self._stall_s:
+        seen = (size, process.read_bytes_below(self._pid))
+        if seen != self._seen:
+            self._seen, self._seen_at_s = seen, now_s
+        if size > criu.LOG_MAX_BYTES or now_s - self._seen_at_s > self._stall_s:
             return True
         return self._alone(now_s)
 

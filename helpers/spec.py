@@ -293,6 +293,13 @@ def _without_terminal(process: Config, bundle: str) -> tuple[str, ...]:
     return (f"{bundle}/config.json: {ignored}",)
 
 
+def without_own_hooks(config: Config) -> Config:
+    """A copy without torpor's hooks."""
+    copied = copy.deepcopy(config)
+    _remove_own_hooks(copied)
+    return copied
+
+
 def _remove_own_hooks(config: Config) -> None:
     """Drop torpor's hooks, which record what others do: the container's own unit does it itself."""
     if not config.get("hooks"):

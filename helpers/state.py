@@ -148,23 +148,29 @@ def write(container: Container, state: State) -> None:
 # What the next start does.
 COLD = "cold"
 WAKE = "wake"
-KILL_THEN_WAKE = "kill-then-wake"
 GIVE_UP = "give-up"
 REFUSE = "refuse"
 
 
-def plan(state: State, boot: str) -> str:
-    """What a start must do with a container found in this state, in this boot.
+def plan(state: State) -> str:
+    """What a start must do with a container found in this state.
 
-    Whatever is left of an earlier run has been killed by then, except the frozen
-    tasks of a COMMITTED container of the same boot: they must die before it wakes.
+    Whatever is left of an earlier run has been killed by then, frozen, and so without running
+    on: that is what makes COMMITTED as good as READY.
     """
-    if state.name == READY:
+    if state.name in (READY, COMMITTED):
         return WAKE
-    if state.name == COMMITTED:
-        return KILL_THEN_WAKE if state.boot == boot else WAKE
     if state.name == RESTORING:
         return WAKE if state.attempt < MAX_RESTORE_ATTEMPTS else GIVE_UP
     if state.name == DAMAGED:
         return REFUSE
     return COLD
+
+
+def after_end(state: State, reason: str) -> State | None:
+    """The record of a container whose processes are dead now; None where it says so already."""
+    if state.name in (RUNNING, CONSUMED):
+        return state.become(EXITED, reason)
+    if state.name == DUMPING:
+        return state.become(NONE, "its checkpoint was cut off")
+    return None

@@ -2,6 +2,8 @@
 
 import os
 
+from torpor.errors import TorporError
+
 ERROR, WARNING, NOTICE, INFO = 3, 4, 5, 6
 
 
@@ -26,6 +28,15 @@ def say_fault(who: str, message: str, hint: str = "") -> None:
     if hint:
         text += "\n" + "\n".join(f"  {line}" for line in hint.split("\n"))
     say(text, ERROR)
+
+
+def report(who: str, error: Exception) -> int:
+    """Report what ended a verb; returns its exit status."""
+    if isinstance(error, TorporError):
+        say_fault(who, error.message, error.hint)
+        return error.exit_code
+    say_fault(who, str(error))
+    return 1
 
 
 def mebibytes(size_bytes: int) -> str:

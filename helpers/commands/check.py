@@ -1,10 +1,11 @@
 """Check a definition; or, by a dump that leaves it running, whether its container would sleep."""
 
 import argparse
+import signal
 import time
 
 from torpor import checkpoint, images, payload, rendering, runc, state
-from torpor.cgroup import Cgroup
+from torpor.cgroup import payload_of
 from torpor.checkpoint import Dump
 from torpor.container import Container
 from torpor.errors import ContainerLostError, TorporError
@@ -41,11 +42,14 @@ def _dry_run(container: Container) -> None:
             f"{container.name} is not running: there is nothing to dump",
             f"start it first: systemctl start {container.unit}",
         )
-    cgroup = Cgroup(f"{unit.cgroup}/payload")
+    cgroup = payload_of(unit.cgroup)
     checkpoint.preflight(container, cgroup)
     runc.check_ours(container)
     generation = images.next_generation(container, current.generation)
     dumping = current.become(state.DUMPING, "check --checkpoint", generation=generation.number)
+    # A lost terminal or Ctrl-C must not leave it frozen.
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     state.write(container, dumping)
     began_s = time.monotonic()
     try:

@@ -6,6 +6,7 @@ from torpor import images, state
 from torpor.container import Container
 from torpor.errors import RecordError, TorporError
 from torpor.lock import Lock
+from torpor.systemd import Unit
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +29,7 @@ def forget(container: Container) -> bool:
         current = state.read(container)
     except RecordError:
         current = state.State(state.DAMAGED)
-    if current.name == state.RUNNING:
+    if current.name == state.RUNNING and Unit(container).active_state != "inactive":
         raise TorporError(
             f"{container.name} is running: its memory is in its processes",
             f"to end it without sleeping: torpor stop --fresh {container.name}",

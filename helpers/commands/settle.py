@@ -7,12 +7,12 @@ be killed too.
 import os
 import sys
 
-from torpor import images, payload, state
+from torpor import payload
 from torpor.cgroup import own_unit, payload_of
 from torpor.container import Container
 from torpor.errors import ForeignContainerError, TorporError
 from torpor.lock import Lock
-from torpor.talk import say_fault
+from torpor.talk import report
 
 
 def main() -> None:
@@ -25,19 +25,13 @@ def main() -> None:
     except ForeignContainerError:
         pass  # the start has said so
     except (TorporError, OSError) as error:
-        say_fault(name, getattr(error, "message", str(error)), getattr(error, "hint", ""))
-        os._exit(1)
+        os._exit(report(name, error))
     os._exit(0)
 
 
 def _settle(container: Container) -> None:
     payload.clear(container, payload_of(own_unit()))
-    current = state.read(container)
-    if current.name in (state.RUNNING, state.CONSUMED):
-        state.write(container, current.become(state.EXITED, _result()))
-    elif current.name == state.DUMPING:
-        state.write(container, current.become(state.NONE, "its checkpoint was cut off"))
-        images.remove(container.generation_dir(current.generation))
+    payload.record_end(container, _result())
 
 
 def _result() -> str:

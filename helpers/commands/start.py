@@ -34,12 +34,12 @@ from torpor.errors import (
     StoppedError,
     TorporError,
 )
-from torpor.images import Generation
+from torpor.images import Generation, Verification
 from torpor.lock import Lock
 from torpor.process import Child
 from torpor.rendering import Inputs
 from torpor.restore import Restore
-from torpor.talk import NOTICE, WARNING, mebibytes, say, say_fault
+from torpor.talk import NOTICE, WARNING, mebibytes, report, say, say_fault
 
 _CREATE_TIMEOUT_S = 60.0
 # A restore asks systemd for more time each half second, this far ahead.
@@ -53,11 +53,7 @@ def main() -> None:
         with Lock(container):
             _start(container)
     except (TorporError, OSError) as error:
-        if isinstance(error, TorporError):
-            say_fault(name, error.message, error.hint)
-            os._exit(error.exit_code)
-        say_fault(name, str(error))
-        os._exit(1)
+        os._exit(report(name, error))
     os._exit(0)
 
 
@@ -65,7 +61,7 @@ def _start(container: Container) -> None:
     unit_cgroup = own_unit()
     cgroup = payload_of(unit_cgroup)
     _clear(container, cgroup)
-    inputs, warnings = rendering.current(container, f"{unit_cgroup}/payload")
+    inputs, warnings = rendering.current(container, cgroup.name)
     for warning in warnings:
         say(f"{container.name}: {warning}", WARNING)
     reason = _wake(container, cgroup, inputs, _read_state(container))
@@ -89,31 +85,51 @@ def _read_state(container: Container) -> state.State:
 
 def _wake(container: Container, cgroup: Cgroup, inputs: Inputs, current: state.State) -> str | None:
     """Wake the container if it sleeps; returns why it must start fresh, None when it is awake."""
-    plan = state.plan(current, state.boot_id())
+    plan = state.plan(current)
     if plan == state.COLD:
         return current.reason if current.name == state.NONE else current.name.lower()
     if plan == state.REFUSE:
-        return _damaged(container, inputs, current, current.reason)
-    # KILL_THEN_WAKE: what was frozen has been killed with the other left-overs.
-    generation = Generation(container, current.generation)
+        return _refuse(container, inputs, current)
+    missing = criu.missing()
+    if missing:
+        raise RuntimeFailedError(missing, "it sleeps on: start it again when that is mended")
+    stop_asked = _stop_was_asked()
     try:
-        manifest = images.read_manifest(container, generation)
-        changed = _what_changed(inputs, manifest)
-        if changed:
-            return _outdated(container, current, changed)
-        while state.plan(current, state.boot_id()) != state.GIVE_UP:
-            try:
-                _restore(container, cgroup, inputs, current, generation, manifest)
-                return None
-            except RestoreCutOffError as error:
-                current = _cut_off(container, cgroup, error)
-    except StoppedError:
-        _sleep_on(container, cgroup)
+        return _restore_or_explain(container, cgroup, inputs, current, stop_asked)
+    except StoppedError as error:
+        _sleep_on(container, cgroup, error.message)
         return None
     except (ImageError, RestoreError) as error:
         _clear(container, cgroup)
         return _failed(container, inputs, error)
-    return _damaged(container, inputs, current, f"{current.attempt} restores of it were cut off")
+    except OSError as error:
+        # The host's fault, not the images': nothing is counted, and the start can be tried again.
+        if state.read(container).name == state.RESTORING:
+            _sleep_on(container, cgroup, str(error))
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _restore_or_explain(
+    container: Container,
+    cgroup: Cgroup,
+    inputs: Inputs,
+    current: state.State,
+    stop_asked: Callable[[], bool],
+) -> str | None:
+    generation = Generation(container, current.generation)
+    manifest = images.read_manifest(container, generation)
+    changed = _what_changed(inputs, manifest)
+    if changed:
+        return _outdated(container, current, changed)
+    while state.plan(current) != state.GIVE_UP:
+        try:
+            _restore(container, cgroup, inputs, current, generation, manifest, stop_asked)
+            return None
+        except RestoreCutOffError as error:
+            current = _cut_off(container, cgroup, error)
+    raise ImageError(f"{current.attempt} restores of it were cut off")
 
 
 def _cut_off(container: Container, cgroup: Cgroup, error: RestoreCutOffError) -> state.State:
@@ -138,11 +154,12 @@ def _stop_was_asked() -> Callable[[], bool]:
     return lambda: bool(asked)
 
 
-def _sleep_on(container: Container, cgroup: Cgroup) -> None:
+def _sleep_on(container: Container, cgroup: Cgroup, why: str) -> None:
     payload.clear(container, cgroup)
     current = state.read(container)
-    state.write(container, current.become(state.READY, "stopped before it woke"))
-    say(f"{container.name}: stopped before it woke: it sleeps on", NOTICE)
+    if current.name == state.RESTORING:
+        state.write(container, current.become(state.READY, why))
+    say(f"{container.name}: {why}: it sleeps on", NOTICE)
 
 
 def _what_changed(inputs: Inputs, manifest: images.Manifest) -> str:
@@ -160,10 +177,13 @@ def _restore(
     current: state.State,
     generation: Generation,
     manifest: images.Manifest,
+    stop_asked: Callable[[], bool],
 ) -> None:
+    if stop_asked():
+        raise StoppedError("stopped before it woke")
     began_s = time.monotonic()
-    stop_asked = _stop_was_asked()
     number = generation.number
+    verification = Verification(generation, manifest)
     restoring = current.become(
         state.RESTORING, f"restoring generation {number}", attempt=current.attempt + 1
     )
@@ -181,7 +201,8 @@ def _restore(
             size = mebibytes(manifest.size_bytes)
             notify.extend(_EXTEND_S, f"restoring generation {number}, {size}, {elapsed_s:.0f} s")
 
-    restore = Restore(container, generation, manifest, cgroup, progress, stop_asked)
+    size_bytes = manifest.size_bytes
+    restore = Restore(container, generation, verification, size_bytes, cgroup, progress, stop_asked)
     pid = restore.run(pump.start(container), consume)
     fault.point("restored")
     took = f"{mebibytes(manifest.size_bytes)}, in {time.monotonic() - began_s:.2f} s"
@@ -191,10 +212,13 @@ def _restore(
     if stop_asked():  # too late to sleep on; systemd asked the helper, and will not ask again
         os.kill(pid, inputs.stop_signal)
     say(f"{container.name}: {text}", NOTICE)
-    state.write(container, restoring.become(state.RUNNING, f"woke from generation {number}"))
-    fault.point("awake")
-    if inputs.keep_logs:
-        criu.keep_log(generation.work, "restore", container.log_path("restore"))
+    try:
+        state.write(container, restoring.become(state.RUNNING, f"woke from generation {number}"))
+        fault.point("awake")
+        if inputs.keep_logs:
+            criu.keep_log(generation.work, "restore", container.log_path("restore"))
+    except OSError as error:  # CONSUMED is as good a record, and it runs
+        say(f"{container.name}: {error}", WARNING)
     images.forget_older(container, inputs.keep - 1)
 
 
@@ -246,6 +270,17 @@ def _failed(container: Container, inputs: Inputs, error: TorporError) -> str:
         f"generation {number} was not restored and is kept",
         f"restore-failure is 'fail': mend the cause and start again, or forget its memory with "
         f"'torpor discard {container.name}'",
+    )
+
+
+def _refuse(container: Container, inputs: Inputs, current: state.State) -> str:
+    """Its images were set aside in an earlier start; what the policy says today counts."""
+    number = current.generation
+    why = f"generation {number} could not be restored: {current.reason}"
+    if inputs.start_fresh:
+        return why
+    raise ImageError(
+        why, f"restore-failure is 'fail': to start fresh, run 'torpor discard {container.name}'"
     )
 
 

@@ -30,7 +30,7 @@ from torpor.images import Generation
 from torpor.lock import Lock
 from torpor.placeholder import Placeholder
 from torpor.rendering import Inputs
-from torpor.talk import NOTICE, WARNING, mebibytes, say, say_fault
+from torpor.talk import NOTICE, WARNING, mebibytes, report, say, say_fault
 
 _PUMP_TIMEOUT_S = 5.0
 _EXTEND_S = 30
@@ -52,11 +52,7 @@ def main() -> None:
             finally:
                 stop.release()
     except (TorporError, OSError) as error:
-        if isinstance(error, TorporError):
-            say_fault(name, error.message, error.hint)
-            os._exit(error.exit_code)
-        say_fault(name, str(error))
-        os._exit(1)
+        os._exit(report(name, error))
     os._exit(0)
 
 
@@ -72,20 +68,25 @@ class _Stop:
 
     def run(self) -> None:
         if self._question is None:
-            self._leave(state.EXITED, "it ended by itself")
+            self._leave("it ended by itself")
             return
         inputs = rendering.current_or_last(self._container)
         cause = self._cause(inputs)
         if cause in inputs.checkpoint_on:
             try:
-                self._sleep(inputs, cause)
-                return
-            except CheckpointError as error:
+                generation, commit = self._sleep(inputs, cause)
+            except ContainerLostError:
+                raise
+            except (TorporError, OSError) as error:
+                hint = getattr(error, "hint", "")
                 say_fault(
                     self._container.name,
-                    f"cannot checkpoint: {error.message}",
-                    f"{error.hint}\nit is stopped without sleeping, and will start fresh".strip(),
+                    f"cannot checkpoint: {error}",
+                    f"{hint}\nit is stopped without sleeping, and will start fresh".strip(),
                 )
+            else:
+                self._asleep(inputs, generation, commit)
+                return
         self._end(inputs, cause)
 
     def _cause(self, inputs: Inputs) -> str:
@@ -94,10 +95,11 @@ class _Stop:
         assert self._question is not None
         return self._question.answer()
 
-    def _sleep(self, inputs: Inputs, cause: str) -> None:
+    def _sleep(self, inputs: Inputs, cause: str) -> tuple[Generation, Commit]:
+        """Put it to sleep; any error means that it goes on, but for ContainerLostError."""
         container, cgroup = self._container, self._cgroup
         current = state.read(container)
-        if current.name != state.RUNNING:
+        if current.name not in (state.RUNNING, state.CONSUMED):
             raise CheckpointError(f"its state is {current.name}, not {state.RUNNING}")
         if inputs.obstacles:
             raise CheckpointError(inputs.obstacles[0], "make that directory in the rootfs")
@@ -110,9 +112,19 @@ class _Stop:
         fault.point("dumping")
         commit = self._dump(inputs, dumping, generation, reason)
         fault.point("dumped")
-        self._tidy(inputs, generation)
-        pump.wait_for_end(container, self._unit_cgroup, _PUMP_TIMEOUT_S)
-        payload.clear(container, cgroup)
+        return generation, commit
+
+    def _asleep(self, inputs: Inputs, generation: Generation, commit: Commit) -> None:
+        """Clean up. What fails here costs nothing: the next start does it again."""
+        container = self._container
+        try:
+            if commit.unfinished is not None:
+                raise commit.unfinished
+            self._tidy(inputs, generation)
+            pump.wait_for_end(container, self._unit_cgroup, _PUMP_TIMEOUT_S)
+            payload.clear(container, self._cgroup)
+        except (TorporError, OSError) as error:
+            say(f"{container.name}: asleep, but not all is cleaned up: {error}", WARNING)
         text = (
             f"generation {generation.number}, {mebibytes(commit.size_bytes)}, "
             f"frozen {commit.frozen_s:.2f} s, in {time.monotonic() - self._began_s:.2f} s"
@@ -202,7 +214,7 @@ class _Stop:
             criu.keep_log(generation.work, "dump", self._container.log_path("dump"))
         else:
             images.remove(generation.work)
-            os.mkdir(generation.work, 0o700)
+            record.make_directory(generation.work)
         images.forget_older(self._container, inputs.keep - 1, but=generation.number)
 
     def _end(self, inputs: Inputs, cause: str) -> None:
@@ -217,10 +229,12 @@ class _Stop:
             )
             self._stand_in()
             self._cgroup.kill(payload.KILL_TIMEOUT_S)
-            self._leave(state.EXITED, reason)
+            self._leave(reason)
             return
-        spent_s = time.monotonic() - self._began_s
-        timeout_s = max(1.0, _stop_timeout_s(self._container) - _KILL_MARGIN_S - spent_s)
+        timeout_s = max(1.0, _stop_timeout_s(self._container) - _KILL_MARGIN_S)
+        if time.monotonic() - self._began_s > 1:
+            # A dump was tried first: the program gets its whole time all the same.
+            notify.extend(int(timeout_s + 2 * _KILL_MARGIN_S), "stopping without sleeping")
         if not payload.signal_and_wait(self._pid, inputs.stop_signal, timeout_s):
             say(
                 f"{self._container.name}: still there {timeout_s:.0f} s after signal "
@@ -228,15 +242,13 @@ class _Stop:
                 WARNING,
             )
             self._cgroup.kill(payload.KILL_TIMEOUT_S)
-        self._leave(state.EXITED, reason)
+        self._leave(reason)
 
-    def _leave(self, name: str, reason: str) -> None:
+    def _leave(self, reason: str) -> None:
         """The container is dead: wait for its last lines and clean up."""
         pump.wait_for_end(self._container, self._unit_cgroup, _PUMP_TIMEOUT_S)
         payload.clear(self._container, self._cgroup)
-        current = state.read(self._container)
-        if current.name in (state.RUNNING, state.CONSUMED):
-            state.write(self._container, current.become(name, reason))
+        payload.record_end(self._container, reason)
 
 
 class _Progress:

@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     container = Container(options.name)
     unit = Unit(container)
-    if unit.active_state not in ("active", "activating", "reloading"):
+    if unit.active_state not in ("active", "reloading"):
         raise TorporError(
             f"{container.name} is not running",
             f"to forget the memory of a sleeping container: torpor discard {container.name}",

@@ -7,7 +7,7 @@ import sys
 
 import torpor
 from torpor.errors import TorporError
-from torpor.talk import say_fault
+from torpor.talk import report
 
 # Each verb is a module: HELP is its first words, add_arguments and run do the rest.
 _VERBS = {
@@ -31,15 +31,11 @@ def main() -> int:
                 exit_code=_NO_PERMISSION,
             )
         return int(options.run(options))
-    except TorporError as error:
-        say_fault("torpor", error.message, error.hint)
-        return error.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nothing is left to flush at exit
         return 141
-    except OSError as error:
-        say_fault("torpor", str(error))
-        return 1
+    except (TorporError, OSError) as error:
+        return report("torpor", error)
     except KeyboardInterrupt:
         return 130
 

@@ -125,9 +125,11 @@ def test_with_fail_damage_stops_every_start_until_it_is_discarded(machine: Machi
         time.sleep(0.2)
         container.stop()
         flip(container, "checkpoint/pages-1.img", 5000)
-        for _ in range(2):
+        for _ in range(3):
             assert container.systemctl("start", check=False) != 0
             assert container.state() == "DAMAGED"
+            aside = machine.run("ls", "/var/lib/torpor/careful/aside").stdout
+            assert aside.split() == ["1"]
         assert container.numbers().count(1) == 1
         assert "torpor discard careful" in container.journal()
         machine.run("torpor", "discard", container.name)
@@ -165,3 +167,50 @@ def test_with_fail_sound_images_are_kept_when_criu_cannot_restore_them(machine: 
     finally:
         container.remove()
         machine.run("rm", "-rf", "/srv/data", "/srv/bound")
+
+
+def test_a_truncated_config_is_damage_like_any_other(asleep: Container) -> None:
+    asleep.machine.run("truncate", "-s", "10", f"{images(asleep)}/config.json")
+    assert_started_fresh(asleep, "its manifest says")
+
+
+@pytest.mark.parametrize(
+    "path", ["/usr/sbin/criu", "/usr/sbin/runc", "/usr/share/torpor/criu.conf"]
+)
+def test_what_is_missing_on_the_host_costs_no_memory(asleep: Container, path: str) -> None:
+    machine = asleep.machine
+    if machine.run("test", "-e", path, check=False).returncode:
+        path = machine.run("sh", "-c", f"command -v {path.rpartition('/')[2]}").stdout.strip()
+    machine.run("mv", path, f"{path}.away")
+    try:
+        for _ in range(4):
+            assert asleep.systemctl("start", check=False) != 0
+    finally:
+        machine.run("mv", f"{path}.away", path)
+    assert asleep.state() == "READY"
+    asleep.start()
+    time.sleep(0.2)
+    assert asleep.numbers().count(1) == 1
+
+
+def test_a_rootfs_that_is_not_mounted_costs_no_memory(machine: Machine) -> None:
+    rootfs = "/srv/mounted"
+    machine.run("mkdir", "-p", rootfs)
+    machine.run("mount", "-t", "tmpfs", "tmpfs", rootfs)
+    make_busybox(machine, rootfs)
+    container = Container(machine, "mounted")
+    container.define(rootfs=rootfs, command=["/bin/sh", "-c", COUNTER])
+    try:
+        container.start()
+        time.sleep(0.3)
+        container.stop()
+        machine.run("mount", "--bind", "/mnt", rootfs)
+        assert container.systemctl("start", check=False) != 0
+        assert "is its file system mounted" in container.journal()
+        machine.run("umount", rootfs)
+        container.start()
+        time.sleep(0.2)
+        assert container.numbers().count(1) == 1
+    finally:
+        container.remove()
+        machine.run("umount", "--lazy", rootfs)

@@ -227,6 +227,67 @@ def test_a_bundle_of_somebody_else_sleeps_too_and_stays_as_it_is(machine: Machin
         container.remove()
 
 
+def test_without_its_criu_configuration_nothing_is_killed_unasked(counter: Container) -> None:
+    machine = counter.machine
+    conf = "/usr/share/torpor/criu.conf"
+    machine.run("mv", conf, f"{conf}.away")
+    try:
+        counter.stop()
+    finally:
+        machine.run("mv", f"{conf}.away", conf)
+    assert "criu.conf is missing" in counter.journal()
+    assert counter.state() == "EXITED"
+
+
+def test_a_stop_beside_a_reexecuted_systemd_still_sleeps(counter: Container) -> None:
+    machine = counter.machine
+    for _ in range(3):
+        machine.run("systemctl", "stop", "--no-block", counter.unit)
+        machine.run("systemctl", "daemon-reexec")
+        counter.wait_for("inactive", timeout_s=30)
+        assert counter.state() == "READY", counter.journal()
+        counter.start()
+    assert fresh_starts(counter) == 1
+
+
+def test_memory_that_is_shared_does_not_count_for_each_process(counter: Container) -> None:
+    # What the preflight asks for must not be more than the images can take.
+    counter.machine.run("torpor", "stop", "--fresh", counter.name)
+    children = "for n in 1 2 3 4 5 6 7 8 9 10; do sleep 1000 & done; "
+    counter.define(rootfs=BUSYBOX, command=["/bin/sh", "-c", children + COUNTER])
+    state = f"/var/lib/torpor/{counter.name}"
+    counter.machine.run("mount", "-t", "tmpfs", "-o", "size=40M", "tmpfs", state)
+    try:
+        counter.start()
+        counter.stop()
+        assert counter.state() == "READY", counter.journal()
+        counter.start()
+        counter.machine.run("torpor", "stop", "--fresh", counter.name)
+    finally:
+        counter.machine.run("umount", state)
+
+
+def test_hooks_added_to_the_bundle_of_a_sleeper_cost_no_memory(machine: Machine) -> None:
+    make_busybox(machine)
+    bundle = make_bundle(machine, "/srv/hooked", BUSYBOX)
+    container = Container(machine, "hooked").define(bundle=bundle, command=COMMAND)
+    try:
+        container.start()
+        time.sleep(0.2)
+        container.stop()
+        machine.run("torpor", "hooks", "add", bundle)
+        container.start()
+        assert fresh_starts(container) == 1
+    finally:
+        container.remove()
+
+
+def test_a_real_stop_obeys_an_infinite_timeout(counter: Container) -> None:
+    counter.drop_in("timeout", "TimeoutStopSec=infinity")
+    counter.machine.run("torpor", "stop", "--fresh", counter.name)
+    assert counter.property("Result") == "success"
+
+
 def test_a_rootfs_that_criu_cannot_restore_is_refused_before_the_stop(machine: Machine) -> None:
     rootfs = make_busybox(machine, "/srv/read-only")
     machine.run("rmdir", f"{rootfs}/tmp")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from containers import BUSYBOX, Container, make_bundle, make_busybox
+from containers import BUSYBOX, Config, Container, make_bundle, make_busybox
 from machine import Machine
 
 START = f"rootfs: {BUSYBOX}\ncommand: [/bin/true]\n"
@@ -122,3 +122,26 @@ def test_every_verb_has_help_and_the_command_a_version(machine: Machine) -> None
 def test_doctor_finds_the_test_machine_able(machine: Machine) -> None:
     done = machine.run("torpor", "doctor", check=False)
     assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"mounts": [1]},
+        {"mounts": 5},
+        {"mounts": [{"destination": "/x", "type": "bind", "source": 7, "options": ["bind"]}]},
+        {"annotations": 3},
+        {"linux": {"uidMappings": [{"containerID": 0}]}},
+        {"linux": {"gidMappings": 7}},
+        {"linux": 9},
+        {"root": {"path": "/nowhere"}},
+    ],
+)
+def test_a_malformed_bundle_is_named(machine: Machine, change: Config) -> None:
+    make_busybox(machine)
+    make_bundle(machine, "/srv/malformed", BUSYBOX, lambda config: config.update(change))
+    machine.write("/etc/torpor/malformed.yaml", "bundle: /srv/malformed\ncommand: [/bin/true]\n")
+    status, said = refused(machine, "torpor", "check", "malformed")
+    assert status == 78
+    assert "/srv/malformed/config.json" in said
+    machine.run("rm", "-r", "/etc/torpor/malformed.yaml", "/srv/malformed")

@@ -119,6 +119,7 @@ def test_only_the_newest_is_kept_aside(container: Container, sealed: Generation)
     assert os.listdir(f"{container.state_dir}/aside") == ["2"]
     assert place == container.aside_dir(2)
     assert images.set_aside(container, 9) == ""
+    assert os.listdir(f"{container.state_dir}/aside") == ["2"]
 
 
 def test_removing_follows_no_link(tmp_path: Path) -> None:
