@@ -94,6 +94,17 @@ def render(definition: Definition, base: Config | None, facts: Facts) -> Rendere
     base is left as it is. Reads nothing but links and the account files of the root file system.
     Raises DefinitionError where the definition does not fit that, or base is unusable.
     """
+    try:
+        return _render(definition, base, facts)
+    except _ShapeError as error:
+        raise DefinitionError(f"{definition.bundle}/config.json: {error}") from error
+
+
+class _ShapeError(Exception):
+    """A part of a bundle's config.json is not of the kind that the specification says."""
+
+
+def _render(definition: Definition, base: Config | None, facts: Facts) -> Rendered:
     warnings: tuple[str, ...] = ()
     if definition.bundle is None:
         config = _from_rootfs(definition)
@@ -335,7 +346,7 @@ def _section(parent: Config, key: str) -> Config:
     if section is None:
         section = parent[key] = {}
     if not isinstance(section, dict):
-        raise DefinitionError(f"config.json: {key} is not an object")
+        raise _ShapeError(f"{key} is not an object")
     return section
 
 
@@ -344,7 +355,7 @@ def _list(parent: Config, key: str) -> list[Any]:
     if value is None:
         return []
     if not isinstance(value, list):
-        raise DefinitionError(f"config.json: {key} is not a list")
+        raise _ShapeError(f"{key} is not a list")
     return value
 
 

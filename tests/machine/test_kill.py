@@ -68,8 +68,8 @@ def counter(machine: Machine) -> Iterator[Container]:
     container = Container(machine, f"killed{time.monotonic_ns()}")
     rootfs = make_busybox(machine, f"/srv/{container.name}")
     container.define(rootfs=rootfs, command=["/bin/sh", "-c", COUNTER])
-    # When its helper is dead, systemd gives the container this long.
-    container.drop_in("timeout", "TimeoutStopSec=3s")
+    # When its helper is dead, systemd gives the start, and the container, this long.
+    container.drop_in("timeout", "TimeoutStartSec=8s\nTimeoutStopSec=3s")
     container.start()
     time.sleep(0.3)
     yield container
