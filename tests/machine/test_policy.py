@@ -282,6 +282,18 @@ def test_hooks_added_to_the_bundle_of_a_sleeper_cost_no_memory(machine: Machine)
         container.remove()
 
 
+def test_a_sleeper_whose_unit_moved_to_another_slice_wakes_there(counter: Container) -> None:
+    counter.stop()
+    counter.drop_in("slice", "Slice=moved.slice")
+    counter.start()
+    assert fresh_starts(counter) == 1
+    pid = counter.property("MainPID")
+    cgroup = counter.machine.run("grep", "^0::", f"/proc/{pid}/cgroup").stdout.strip()
+    assert cgroup == f"0::/moved.slice/{counter.unit}.service/payload"
+    counter.stop()
+    assert counter.state() == "READY"
+
+
 def test_a_real_stop_obeys_an_infinite_timeout(counter: Container) -> None:
     counter.drop_in("timeout", "TimeoutStopSec=infinity")
     counter.machine.run("torpor", "stop", "--fresh", counter.name)
