@@ -4,7 +4,7 @@ import re
 import time
 from pathlib import Path
 
-from containers import Container
+from containers import Container, make_busybox
 from machine import Machine
 
 README = Path(__file__).parents[2] / "README.md"
@@ -40,7 +40,7 @@ def test_the_first_container_counts_on_after_its_sleep(machine: Machine) -> None
 
 def test_the_sample_definition_is_installed_and_right(machine: Machine) -> None:
     sample = machine.run("cat", "/usr/share/doc/torpor/examples/torpor.yaml.sample").stdout
-    machine.run("mkdir", "-p", "/srv/containers/web")
+    make_busybox(machine, "/srv/containers/web")
     machine.write("/etc/torpor/sample.yaml", sample)
     try:
         assert "is right" in machine.run("torpor", "check", "sample").stdout
