@@ -126,15 +126,10 @@ class Dump:
 
     def _failure(self) -> TorporError:
         work = self._generation.work
-        kept = self._container.log_path("dump")
-        criu.keep_log(work, "dump", kept)
-        errors = criu.errors(work, "dump")
-        reason = "CRIU: " + "; ".join(errors) if errors else runc.last_error(self._container)
+        reason, advice = runc.explain(self._container, work, "dump")
         if self._refusal is not None:
             reason = f"the images could not be made durable: {self._refusal}"
-        log = f"log: {kept}" if os.path.exists(kept) else ""
-        lines = [criu.hint(errors), *criu.obstacles(self._cgroup.pids()), log]
-        hint = "\n".join(line for line in lines if line)
+        hint = "\n".join([*criu.obstacles(self._cgroup.pids()), *advice])
         # CRIU writes its log before it touches a task: no log, no harm.
         if criu.dump_rolled_back(work) or not criu.log_size(work, "dump"):
             return CheckpointError(reason, hint)

@@ -121,12 +121,8 @@ class Restore:
 
     def _failure(self, status: int) -> TorporError:
         work = self._generation.work
-        kept = self._container.log_path("restore")
-        criu.keep_log(work, "restore", kept)
-        errors = criu.errors(work, "restore")
-        reason = "CRIU: " + "; ".join(errors) if errors else runc.last_error(self._container)
-        log = f"log: {kept}" if os.path.exists(kept) else ""
-        hint = "\n".join(line for line in (criu.hint(errors), log) if line)
+        reason, advice = runc.explain(self._container, work, "restore")
+        hint = "\n".join(advice)
         began = criu.log_size(work, "restore") > 0
         if status < 0 or (began and not criu.restore_refused(work)):
             return RestoreCutOffError(f"the restore was cut off: {reason}", hint)

@@ -2,7 +2,7 @@
 
 import os
 
-from torpor import mounts, process
+from torpor import criu, mounts, process
 from torpor.container import Container
 from torpor.errors import ForeignContainerError, RuntimeFailedError
 from torpor.process import Child, read_small
@@ -165,3 +165,16 @@ def last_error(container: Container) -> str:
         if isinstance(entry, dict) and entry.get("level") in ("error", "fatal"):
             message = str(entry.get("msg", ""))
     return message or "it gave no reason"
+
+
+def explain(container: Container, work: str, verb: str) -> tuple[str, list[str]]:
+    """Why a dump or restore failed, in CRIU's words or else runc's, and lines of advice.
+
+    The log, bounded, is kept where the advice says.
+    """
+    kept = container.log_path(verb)
+    criu.keep_log(work, verb, kept)
+    errors = criu.errors(work, verb)
+    reason = "CRIU: " + "; ".join(errors) if errors else last_error(container)
+    log = f"log: {kept}" if os.path.exists(kept) else ""
+    return reason, [line for line in (criu.hint(errors), log) if line]

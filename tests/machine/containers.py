@@ -27,6 +27,21 @@ for file in $(ldd /usr/bin/redis-server /usr/bin/redis-cli | grep -o '/[^ :]*' |
 done
 """
 
+# Redis that keeps nothing on disk. Keys and values follow from the index, so that each can be
+# checked for its own value.
+REDIS_COMMAND = ["/bin/redis-server", "--save", "", "--appendonly", "no", "--dir", "/tmp"]
+REDIS_FILL = """
+for i = 1, tonumber(ARGV[1]) do redis.call('SET', 'key:' .. i, redis.sha1hex('value ' .. i)) end
+return redis.call('DBSIZE')
+"""
+REDIS_CHECK = """
+local good = 0
+for i = 1, tonumber(ARGV[1]) do
+  if redis.call('GET', 'key:' .. i) == redis.sha1hex('value ' .. i) then good = good + 1 end
+end
+return good
+"""
+
 _REMOVE = """
 exec 2>/dev/null
 systemctl kill -s KILL "$1"

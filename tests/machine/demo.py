@@ -9,22 +9,21 @@ import sys
 import time
 from dataclasses import dataclass
 
-from containers import BUSYBOX, COUNTER, REDIS, Container, make_busybox, make_redis, without_gap
+from containers import (
+    BUSYBOX,
+    COUNTER,
+    REDIS,
+    REDIS_CHECK,
+    REDIS_COMMAND,
+    REDIS_FILL,
+    Container,
+    make_busybox,
+    make_redis,
+    without_gap,
+)
 from machine import Machine
 
 KEYS = 100_000
-# Keys and values follow from the index, so that each can be checked for its own value.
-FILL = """
-for i = 1, tonumber(ARGV[1]) do redis.call('SET', 'key:' .. i, redis.sha1hex('value ' .. i)) end
-return redis.call('DBSIZE')
-"""
-CHECK = """
-local good = 0
-for i = 1, tonumber(ARGV[1]) do
-  if redis.call('GET', 'key:' .. i) == redis.sha1hex('value ' .. i) then good = good + 1 end
-end
-return good
-"""
 # Timed inside the machine: the way in takes longer than some of what is measured.
 TIMED = 'a=$(date +%s%N); "$@" || exit; b=$(date +%s%N); echo $((b - a)) >&2'
 
@@ -72,7 +71,7 @@ class Demo:
         self.counter.define(rootfs=BUSYBOX, command=["/bin/sh", "-c", COUNTER])
         self.redis.define(
             rootfs=REDIS,
-            command=["/bin/redis-server", "--save", "", "--appendonly", "no", "--dir", "/tmp"],
+            command=REDIS_COMMAND,
         )
         for container in (self.counter, self.redis):
             took_s = self.timed("systemctl", "start", container.unit)
@@ -82,7 +81,7 @@ class Demo:
             if self.ask_redis("PING", check=False) == "PONG":
                 break
             time.sleep(0.05)
-        filled = self.ask_redis("EVAL", FILL, "0", str(KEYS))
+        filled = self.ask_redis("EVAL", REDIS_FILL, "0", str(KEYS))
         say(f"Redis holds {filled} keys")
 
     def timed(self, *argv: str) -> float:
@@ -137,7 +136,7 @@ class Demo:
         self.expect(
             without_gap(numbers), f"the counter printed 1 to {len(numbers)}, each exactly once"
         )
-        good = self.ask_redis("EVAL", CHECK, "0", str(KEYS))
+        good = self.ask_redis("EVAL", REDIS_CHECK, "0", str(KEYS))
         self.expect(good == str(KEYS), f"Redis has {good} of {KEYS} keys with their values")
 
     def expect(self, holds: bool, claim: str) -> None:

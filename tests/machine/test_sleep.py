@@ -9,6 +9,9 @@ from containers import (
     BUSYBOX,
     COUNTER,
     REDIS,
+    REDIS_CHECK,
+    REDIS_COMMAND,
+    REDIS_FILL,
     Container,
     make_busybox,
     make_redis,
@@ -211,24 +214,12 @@ for group in . supervisor .control; do
     for pid in $(cat $group/cgroup.procs 2>/dev/null); do cat /proc/$pid/comm; done
 done
 """
-FILL = """
-for i = 1, tonumber(ARGV[1]) do redis.call('SET', 'key:' .. i, redis.sha1hex('value ' .. i)) end
-return redis.call('DBSIZE')
-"""
-CHECK = """
-local good = 0
-for i = 1, tonumber(ARGV[1]) do
-  if redis.call('GET', 'key:' .. i) == redis.sha1hex('value ' .. i) then good = good + 1 end
-end
-return good
-"""
 
 
 def test_redis_without_persistence_keeps_100000_keys(machine: Machine) -> None:
     make_redis(machine)
     redis = Container(machine, "redis")
-    command = ["/bin/redis-server", "--save", "", "--appendonly", "no", "--dir", "/tmp"]
-    redis.define(rootfs=REDIS, command=command)
+    redis.define(rootfs=REDIS, command=REDIS_COMMAND)
 
     def ask(*words: str) -> str:
         argv = ("runc", "exec", "redis", "/bin/redis-cli", "-h", "127.0.0.1", *words)
@@ -237,15 +228,15 @@ def test_redis_without_persistence_keeps_100000_keys(machine: Machine) -> None:
     try:
         redis.start()
         time.sleep(0.5)
-        assert ask("EVAL", FILL, "0", "100000") == "100000"
+        assert ask("EVAL", REDIS_FILL, "0", "100000") == "100000"
         redis.stop()
         redis.start()
         assert ask("PING") == "PONG"  # at once: lo is up and the socket listens
-        assert ask("EVAL", CHECK, "0", "100000") == "100000"
+        assert ask("EVAL", REDIS_CHECK, "0", "100000") == "100000"
         redis.stop()
         machine.reboot()
         redis.start()
         assert ask("PING") == "PONG"
-        assert ask("EVAL", CHECK, "0", "100000") == "100000"
+        assert ask("EVAL", REDIS_CHECK, "0", "100000") == "100000"
     finally:
         redis.remove()
