@@ -1,26 +1,23 @@
 """The keys of a definition, and how the text of each becomes a value."""
 
 import functools
-import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from collections.abc import Mapping as MappingType
 from dataclasses import dataclass
 from typing import Any
 
-from torpor import signals
+from torpor import signals, values
 from torpor.errors import DefinitionError
+from torpor.values import ID_MAX, WrongError
 from torpor.yaml_tree import Mapping, Node, Scalar, Sequence, shown
 
 CHECKPOINT_OCCASIONS = ("stop", "shutdown", "restart")
 RESTORE_FAILURE_POLICIES = ("start-fresh", "fail")
-_ID_MAX = (1 << 31) - 1  # runc's libcontainer/user refuses larger ids
-_INTEGER_MAX = 999_999_999
 _HOSTNAME_MAX_BYTES = 64  # HOST_NAME_MAX of Linux, uname(2)
 _SIGNAL_MAX = 64  # signal(7)
 _SIGNAL_NAME_MAX = 16
 _USER_NAME = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.@-]{0,254}\$?")
-_GUESSED_LENGTH = 60
 
 
 @dataclass(frozen=True)
@@ -31,50 +28,16 @@ class User:
     group: int | str | None = None
 
 
-class _WrongError(Exception):
-    """What is wrong with a value; line where that is not the line of its key."""
-
-    def __init__(self, problem: str, hint: str = "", line: int | None = None) -> None:
-        super().__init__(problem)
-        self.problem = problem
-        self.hint = hint
-        self.line = line
-
-
-def _text(node: Node) -> str:
-    if not isinstance(node, Scalar):
-        kind = "a list" if isinstance(node, Sequence) else "a mapping"
-        raise _WrongError(f"is {kind}, but must be a single value", line=node.line)
-    if node.absent:
-        raise _WrongError(
-            "has no value", 'Remove the key, or write "" for an empty text.', node.line
-        )
-    return node.text
-
-
-def _path(node: Node) -> str:
-    text = _text(node)
-    if not text.startswith("/"):
-        raise _WrongError(f"'{shown(text)}' is not an absolute path", "Begin it with /.", node.line)
-    if ".." in text.split("/"):
-        raise _WrongError(f"'{shown(text)}' contains '..'", "Write the path without it.", node.line)
-    return "/" + os.path.normpath(text).lstrip("/")
-
-
-def _tree(node: Node) -> str:
-    if (path := _path(node)) == "/":
-        raise _WrongError(
-            "is the root directory of this machine", "Name a directory that is the container's own."
-        )
-    return path
-
-
 def _command(node: Node) -> tuple[str, ...]:
     if isinstance(node, Mapping):
-        raise _WrongError("is a mapping, but must be a list or one line", line=node.line)
-    words = tuple(map(_text, node.items)) if isinstance(node, Sequence) else _split(_text(node))
+        raise WrongError("is a mapping, but must be a list or one line", line=node.line)
+    words = (
+        tuple(map(values.text, node.items))
+        if isinstance(node, Sequence)
+        else _split(values.text(node))
+    )
     if not words or not words[0]:
-        raise _WrongError(
+        raise WrongError(
             "names no program",
             "The first word is the program: command: [/usr/bin/program, argument]",
         )
@@ -88,19 +51,19 @@ def _split(text: str) -> tuple[str, ...]:
         return tuple(shlex.split(text))
     except ValueError as error:
         hint = "Write the command as a list: command: [program, argument]"
-        raise _WrongError(f"cannot be split into words: {error}", hint) from error
+        raise WrongError(f"cannot be split into words: {error}", hint) from error
 
 
 def _env(node: Node) -> tuple[tuple[str, str], ...]:
     if isinstance(node, Scalar):
-        raise _WrongError("must be a mapping, or a list of NAME=VALUE", line=node.line)
+        raise WrongError("must be a mapping, or a list of NAME=VALUE", line=node.line)
     pairs = _env_mapping(node) if isinstance(node, Mapping) else _env_list(node)
     env: dict[str, str] = {}
     for line, name, value in pairs:
         if not name or "=" in name:
-            raise _WrongError(f"'{shown(name)}' cannot be the name of a variable", line=line)
+            raise WrongError(f"'{shown(name)}' cannot be the name of a variable", line=line)
         if name in env:
-            raise _WrongError(f"variable '{shown(name)}' is given twice", "Remove one.", line)
+            raise WrongError(f"variable '{shown(name)}' is given twice", "Remove one.", line)
         env[name] = value
     return tuple(env.items())
 
@@ -108,7 +71,7 @@ def _env(node: Node) -> tuple[tuple[str, str], ...]:
 def _env_mapping(node: Mapping) -> Iterator[tuple[int, str, str]]:
     for name, (line, value) in node.entries.items():
         if not isinstance(value, Scalar):
-            raise _WrongError(f"variable '{shown(name)}' is not a single value", line=line)
+            raise WrongError(f"variable '{shown(name)}' is not a single value", line=line)
         yield line, name, value.text
 
 
@@ -116,104 +79,72 @@ def _env_list(node: Sequence) -> Iterator[tuple[int, str, str]]:
     for item in node.items:
         if not isinstance(item, Scalar) or "=" not in item.text:
             what = f"'{shown(item.text)}'" if isinstance(item, Scalar) else "an item"
-            raise _WrongError(f"{what} is not NAME=VALUE", line=item.line)
+            raise WrongError(f"{what} is not NAME=VALUE", line=item.line)
         name, _, value = item.text.partition("=")
         yield item.line, name, value
 
 
 def _hostname(node: Node) -> str:
-    text = _text(node)
+    text = values.text(node)
     size_bytes = len(text.encode())
     if not 1 <= size_bytes <= _HOSTNAME_MAX_BYTES:
-        raise _WrongError(
+        raise WrongError(
             f"is {size_bytes} bytes long", f"A host name has 1 to {_HOSTNAME_MAX_BYTES} bytes."
         )
     if "/" in text or any(char.isspace() or not char.isprintable() for char in text):
-        raise _WrongError(f"'{shown(text)}' holds a space, a slash or a control character")
+        raise WrongError(f"'{shown(text)}' holds a space, a slash or a control character")
     return text
 
 
 def _user(node: Node) -> User:
-    user, colon, group = _text(node).partition(":")
+    user, colon, group = values.text(node).partition(":")
     return User(_account(user), _account(group) if colon else None)
 
 
 def _account(text: str) -> int | str:
     if text.isascii() and text.isdigit():
-        number = _number(text)
-        if number is None or number > _ID_MAX or str(number) != text:
-            raise _WrongError(
-                f"'{shown(text)}' is not an id", f"Ids go from 0 to {_ID_MAX}, in decimal."
+        number = values.number(text)
+        if number is None or number > ID_MAX or str(number) != text:
+            raise WrongError(
+                f"'{shown(text)}' is not an id", f"Ids go from 0 to {ID_MAX}, in decimal."
             )
         return number
     if not _USER_NAME.fullmatch(text):
         hint = "Write UID, UID:GID, NAME or NAME:GROUP."
-        raise _WrongError(f"'{shown(text)}' is neither an id nor a name", hint)
+        raise WrongError(f"'{shown(text)}' is neither an id nor a name", hint)
     return text
 
 
-def _number(text: str) -> int | None:
-    """The number that text is in decimal, None if it is none or is absurdly long."""
-    return int(text) if re.fullmatch("[0-9]{1,10}", text) else None
-
-
 def _signal(node: Node) -> int:
-    text = _text(node)
+    text = values.text(node)
     is_short = text.isascii() and len(text) <= _SIGNAL_NAME_MAX
     number = signals.parse(text) if is_short else None
     if number is None:
         hint = f"Write SIGTERM or TERM, RTMIN+N, RTMAX-N, or a number from 1 to {_SIGNAL_MAX}."
-        raise _WrongError(f"'{shown(text)}' is not a signal", hint)
+        raise WrongError(f"'{shown(text)}' is not a signal", hint)
     return number
 
 
 def _occasions(node: Node) -> frozenset[str]:
-    one = functools.partial(_choice, CHECKPOINT_OCCASIONS)
+    one = functools.partial(values.choice, CHECKPOINT_OCCASIONS)
     if isinstance(node, Sequence):
         return frozenset(map(one, node.items))
     return frozenset({one(node)})
 
 
-def _choice(allowed: tuple[str, ...], node: Node) -> str:
-    text = _text(node)
-    if text not in allowed:
-        raise _WrongError(
-            f"'{shown(text)}' is not one of {', '.join(allowed)}",
-            _nearest(text, allowed),
-            node.line,
-        )
-    return text
-
-
-def _count(node: Node) -> int:
-    number = _number(text := _text(node))
-    if number is None or not 1 <= number <= _INTEGER_MAX:
-        raise _WrongError(
-            f"'{shown(text)}' is not an integer of at least 1", f"Write 1 to {_INTEGER_MAX}."
-        )
-    return number
-
-
-def _boolean(node: Node) -> bool:
-    word = _text(node).lower()
-    if word not in ("yes", "true", "no", "false"):
-        raise _WrongError(f"'{shown(word)}' is not a boolean", "Write yes or no, true or false.")
-    return word in ("yes", "true")
-
-
 SCHEMA: MappingType[str, Callable[[Node], object]] = {
-    "bundle": _tree,
-    "rootfs": _tree,
+    "bundle": values.tree,
+    "rootfs": values.tree,
     "command": _command,
     "env": _env,
-    "cwd": _path,
+    "cwd": values.path,
     "hostname": _hostname,
     "user": _user,
     "stop-signal": _signal,
     "checkpoint.on": _occasions,
-    "checkpoint.restore-failure": functools.partial(_choice, RESTORE_FAILURE_POLICIES),
-    "checkpoint.keep": _count,
-    "checkpoint.keep-logs": _boolean,
+    "checkpoint.restore-failure": functools.partial(values.choice, RESTORE_FAILURE_POLICIES),
+    "checkpoint.keep": values.count,
+    "checkpoint.keep-logs": values.boolean,
 }
 _SECTIONS = frozenset(key.rpartition(".")[0] for key in SCHEMA) - {""}
 
@@ -242,7 +173,7 @@ def _read_section(
                 values[key] = SCHEMA[key](node)
             else:
                 raise _unknown(prefix, word)
-        except _WrongError as wrong:
+        except WrongError as wrong:
             where = f"{path}:{wrong.line or line}"
             raise DefinitionError(
                 f"{where}: key '{shown(key)}': {wrong.problem}", wrong.hint
@@ -253,24 +184,16 @@ def _as_section(node: Node) -> Mapping:
     if isinstance(node, Mapping):
         return node
     if isinstance(node, Scalar) and node.absent:
-        raise _WrongError("has no value", "Remove the key, or indent its keys below it.")
-    raise _WrongError("must be a mapping", "Indent its keys below it.", node.line)
+        raise WrongError("has no value", "Remove the key, or indent its keys below it.")
+    raise WrongError("must be a mapping", "Indent its keys below it.", node.line)
 
 
-def _unknown(prefix: str, word: str) -> _WrongError:
+def _unknown(prefix: str, word: str) -> WrongError:
     here = [key.removeprefix(prefix) for key in (*SCHEMA, *_SECTIONS) if key.startswith(prefix)]
     for section, _, leaf in (key.rpartition(".") for key in SCHEMA):
         if leaf == word.rpartition(".")[2]:
             place = f"indented below '{section}:'" if section else "without indentation"
-            return _WrongError("is unknown here", f"Write '{leaf}:' {place}.")
-    return _WrongError("is unknown", _nearest(word, sorted(key for key in here if "." not in key)))
-
-
-def _nearest(word: str, allowed: Iterable[str]) -> str:
-    import difflib
-
-    choices = list(allowed)
-    close = difflib.get_close_matches(
-        word[:_GUESSED_LENGTH].lower().replace("_", "-"), choices, n=1
+            return WrongError("is unknown here", f"Write '{leaf}:' {place}.")
+    return WrongError(
+        "is unknown", values.nearest(word, sorted(key for key in here if "." not in key))
     )
-    return f"Did you mean '{close[0]}'?" if close else f"Known: {', '.join(choices)}."
