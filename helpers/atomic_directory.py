@@ -1,0 +1,73 @@
+"""A directory that is there with all of its content, or not at all, whatever is cut off when.
+
+It is filled under another name beside it, synced and renamed. Who makes directories in one parent
+waits for whoever does already.
+"""
+
+import fcntl
+import os
+
+from torpor import fault, program, record
+from torpor.errors import TorporError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+NAME_MAX_BYTES = 255 - len(".-01234567.new")  # NAME_MAX of linux/limits.h
+_TIMEOUT_S = 600.0
+_HINT = "is the disk full, read-only or damaged?"
+
+
+def make(path: str, fill: "Callable[[str], None]") -> bool:
+    """Have the directory at path filled by fill, unless it is there; whether that was needed.
+
+    fill gets the path of an empty directory, 0700. Raises what fill raises, and TorporError when
+    the disk does not take it; then there is nothing at path.
+    """
+    try:
+        return not os.path.isdir(path) and _make_alone(path, fill)
+    except OSError as error:
+        raise TorporError(f"{path} cannot be made: {error.strerror}", _HINT) from error
+
+
+def _make_alone(path: str, fill: "Callable[[str], None]") -> bool:
+    parent, _, name = path.rpartition("/")
+    record.make_directory(parent)
+    lock = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if os.path.isdir(path):
+            return False
+        _sweep(parent)
+        # Never the same name twice: a program that outlived its helper may still be filling one.
+        _make(f"{parent}/.{name}-{os.urandom(4).hex()}.new", path, fill)
+        os.fsync(lock)
+    finally:
+        os.close(lock)
+    return True
+
+
+def _make(new: str, path: str, fill: "Callable[[str], None]") -> None:
+    os.mkdir(new, 0o700)
+    try:
+        fill(new)
+        fault.point("filled")
+        if reason := program.run(["sync", "--file-system", new], timeout_s=_TIMEOUT_S):
+            raise TorporError(f"{path} cannot be made: {reason}", _HINT)
+        os.rename(new, path)
+    except BaseException:
+        remove(new)
+        raise
+
+
+def _sweep(parent: str) -> None:
+    """Remove what was cut off; the parent's lock says that nobody is at work on it."""
+    for name in os.listdir(parent):
+        if name.startswith(".") and name.endswith(".new"):
+            remove(f"{parent}/{name}")
+
+
+def remove(path: str) -> str:
+    """Remove a tree whose content is not trusted: empty, or why some of it stays."""
+    return program.run(["rm", "-rf", "--one-file-system", "--", path], timeout_s=_TIMEOUT_S)
