@@ -3,6 +3,10 @@
 from torpor.container import Container
 from torpor.errors import TorporError
 
+TYPE_CHECKING = False  # typing is not imported
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 
 class Unit:
     """The unit of one container, as it is asked."""
@@ -28,3 +32,29 @@ class Unit:
     def cgroup(self) -> str:
         """The unit's cgroup, below the mount point; empty while it has none."""
         return str(self._unit.Service.ControlGroup.decode())
+
+    @property
+    def slice(self) -> str:
+        """The slice that its unit file names; where it runs, its cgroup says."""
+        return str(self._unit.Service.Slice.decode())
+
+    def properties(self, names: "Iterable[str]") -> dict[str, object]:
+        """Properties of the service as pystemd has them, without those that this systemd lacks."""
+        known = self._unit.Service.properties
+        return {name: getattr(self._unit.Service, name) for name in names if name in known}
+
+
+def reload() -> None:
+    """Have systemd run its generators and read all units again, as systemctl daemon-reload does.
+
+    Limits of running units change with it (unit_deserialize_state() in systemd's core).
+    """
+    from pystemd.systemd1 import Manager
+
+    try:
+        with Manager() as manager:
+            manager.Manager.Reload()
+    except Exception as error:  # pystemd's own errors derive from Exception itself
+        raise TorporError(
+            f"systemd did not read its units again: {error}", "try: systemctl daemon-reload"
+        ) from error
