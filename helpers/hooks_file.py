@@ -1,22 +1,22 @@
-"""The hooks of a bundle's config.json: torpor's among other people's.
+"""The hooks of a bundle's config.json, torpor's among other people's, and the slice for one.
 
 Format: "POSIX-platform Hooks" in config.md of the OCI runtime specification.
 """
 
 import errno
 import json
-import math
 import os
 import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
-from torpor import regular_file
+from torpor import bundle, regular_file, strict_json
+from torpor.annotations import SLICE
+from torpor.bundle import HOOK_DIRECTORY
 from torpor.errors import DefinitionError
-from torpor.spec import BUNDLE_CONFIG_LIMIT_BYTES, HOOK_DIRECTORY
 
 TIMEOUT_S = 10
 
@@ -31,6 +31,9 @@ class Hook:
     stage: str
     path: str
 
+    def __str__(self) -> str:
+        return f"{self.stage} {self.path}"
+
     @property
     def is_ours(self) -> bool:
         return os.path.normpath(self.path).startswith(HOOK_DIRECTORY)
@@ -40,49 +43,93 @@ OURS = (
     Hook("createRuntime", f"{HOOK_DIRECTORY}hooks/create-runtime"),
     Hook("poststop", f"{HOOK_DIRECTORY}hooks/poststop"),
 )
+CGROUP = Hook("createRuntime", f"{HOOK_DIRECTORY}hooks/cgroup")
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """One of the container's annotations."""
+
+    key: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"annotation {self.key}={self.text}"
 
 
 @dataclass(frozen=True)
 class Outcome:
     """Whether an entry had to be changed; it is as wanted in both cases."""
 
-    hook: Hook
+    entry: Hook | Annotation
     changed: bool
 
 
 def find(bundle: str) -> list[Hook]:
     """Every hook of a bundle, by stage in the file's order. DefinitionError for a bad bundle."""
     with _open(bundle) as file:
-        return _hooks(file.config, file.where)
+        return _hooks(file)
 
 
-def add(bundle: str) -> list[Outcome]:
-    """Put torpor's hooks behind those that are there. DefinitionError for a bad bundle."""
+def add(bundle: str, slice: str = "") -> list[Outcome]:
+    """Put torpor's hooks behind those that are there; with a slice, its annotation and hook too.
+
+    DefinitionError for a bad bundle. The slice's name is not checked.
+    """
     with _open(bundle) as file:
-        present = {
-            (hook.stage, os.path.normpath(hook.path)) for hook in _hooks(file.config, file.where)
-        }
-        outcomes = [Outcome(hook, (hook.stage, hook.path) not in present) for hook in OURS]
+        outcomes = _add_hooks(file, (*OURS, CGROUP) if slice else OURS)
+        if slice:
+            outcomes.append(_annotate(file, Annotation(SLICE, slice)))
         if any(outcome.changed for outcome in outcomes):
-            hooks = file.config["hooks"] = file.config.get("hooks") or {}
-            for outcome in outcomes:
-                if outcome.changed:
-                    entry = {"path": outcome.hook.path, "timeout": TIMEOUT_S}
-                    stage = outcome.hook.stage
-                    hooks[stage] = [*(hooks.get(stage) or []), entry]
             file.replace()
         return outcomes
 
 
+def _add_hooks(file: "_ConfigFile", wanted: tuple[Hook, ...]) -> list[Outcome]:
+    present = {(hook.stage, os.path.normpath(hook.path)) for hook in _hooks(file)}
+    outcomes = [Outcome(hook, (hook.stage, hook.path) not in present) for hook in wanted]
+    for hook in (hook for hook, one in zip(wanted, outcomes, strict=True) if one.changed):
+        hooks = file.config["hooks"] = file.config.get("hooks") or {}
+        entry = {"path": hook.path, "timeout": TIMEOUT_S}
+        hooks[hook.stage] = [*(hooks.get(hook.stage) or []), entry]
+    return outcomes
+
+
+def _annotate(file: "_ConfigFile", wanted: Annotation) -> Outcome:
+    annotations = file.annotations()
+    changed = annotations.get(wanted.key) != wanted.text
+    file.config["annotations"] = {**annotations, wanted.key: wanted.text}
+    return Outcome(wanted, changed)
+
+
 def remove(bundle: str) -> list[Outcome]:
-    """Take torpor's hooks out, whatever their stage. DefinitionError for a bad bundle."""
+    """Take torpor's hooks out, whatever their stage, and the slice with its hook.
+
+    DefinitionError for a bad bundle.
+    """
     with _open(bundle) as file:
-        ours = [hook for hook in _hooks(file.config, file.where) if hook.is_ours]
+        ours = [hook for hook in _hooks(file) if hook.is_ours]
+        taken: list[Hook | Annotation] = [*ours]
         if ours:
             _drop_ours(file.config)
+            if CGROUP in ours:
+                taken += _take_slice(file)
             file.replace()
         absent = [hook for hook in OURS if hook not in ours]
-        return [*(Outcome(hook, True) for hook in ours), *(Outcome(hook, False) for hook in absent)]
+        return [*(Outcome(one, True) for one in taken), *(Outcome(hook, False) for hook in absent)]
+
+
+def _take_slice(file: "_ConfigFile") -> list[Annotation]:
+    """Remove its annotation, and the object that holds nothing else."""
+    annotations = dict(file.annotations())
+    slice = annotations.pop(SLICE, None)
+    if slice is None:
+        return []
+    if annotations:
+        file.config["annotations"] = annotations
+    else:
+        del file.config["annotations"]
+    return [Annotation(SLICE, str(slice))]
 
 
 def _drop_ours(config: dict[str, Any]) -> None:
@@ -100,8 +147,8 @@ def _drop_ours(config: dict[str, Any]) -> None:
         del config["hooks"]
 
 
-def _hooks(config: dict[str, Any], where: str) -> list[Hook]:
-    hooks = config.get("hooks")
+def _hooks(file: "_ConfigFile") -> list[Hook]:
+    hooks, where = file.config.get("hooks"), file.where
     if hooks is None:
         return []
     if not isinstance(hooks, dict):
@@ -131,14 +178,19 @@ class _ConfigFile:
             raise DefinitionError(f"{where}: cannot read the bundle: {reason}") from error
         try:
             self._text = content.decode()
-            config = _parse(self._text)
-        except RecursionError as error:
-            raise DefinitionError(f"{where}: is nested too deeply") from error
+            config = strict_json.parse(content)
         except ValueError as error:
             raise DefinitionError(f"{where}: is not JSON: {error}") from error
         if not isinstance(config, dict) or not isinstance(config.get("ociVersion"), str):
             raise DefinitionError(f"{where}: is no OCI configuration: it has no ociVersion")
         self.config: dict[str, Any] = config
+
+    def annotations(self) -> dict[str, Any]:
+        """The container's annotations, empty where there are none. Raises DefinitionError."""
+        found = self.config.get("annotations") or {}
+        if not isinstance(found, dict):
+            raise DefinitionError(f"{self.where}: annotations is not an object")
+        return found
 
     def replace(self) -> None:
         """Write the configuration back durably, in the style, mode and ownership it had."""
@@ -176,34 +228,9 @@ def _read(directory: int) -> tuple[bytes, os.stat_result]:
     flags = regular_file.OPEN_FLAGS | os.O_NOFOLLOW
     fd = os.open(_FILE, flags, dir_fd=directory)
     try:
-        return regular_file.read_fd(fd, BUNDLE_CONFIG_LIMIT_BYTES)
+        return regular_file.read_fd(fd, bundle.SIZE_LIMIT_BYTES)
     finally:
         os.close(fd)
-
-
-def _parse(text: str) -> object:
-    """text as JSON that can be written back with nothing lost. ValueError, RecursionError."""
-    value: object = json.loads(
-        text, object_pairs_hook=_unique, parse_constant=_refuse_number, parse_float=_finite
-    )
-    return value
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"key {twice[:60]!a} is given twice")
-    return result
-
-
-def _refuse_number(text: str) -> NoReturn:
-    raise ValueError(f"{text[:60]} is not a number of JSON")
-
-
-def _finite(text: str) -> float:
-    return number if math.isfinite(number := float(text)) else _refuse_number(text)
 
 
 def _serialize(config: dict[str, Any], before: str) -> bytes:

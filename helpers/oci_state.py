@@ -20,9 +20,12 @@ _BLANKS = " \t\n\r"
 class OciState:
     """One state as the runtime gave it, checked for its form only."""
 
-    __slots__ = ("bundle", "id", "pid", "status")
+    __slots__ = ("annotations", "bundle", "id", "pid", "status")
 
-    def __init__(self, id: str, status: str, pid: int, bundle: str) -> None:
+    def __init__(
+        self, id: str, status: str, pid: int, bundle: str, annotations: dict[str, str]
+    ) -> None:
+        self.annotations = annotations
         self.id = id
         self.status = status
         self.pid = pid  # of the container's init, 0 where it has none
@@ -52,7 +55,7 @@ def parse(content: bytes) -> OciState:
     bundle = _text(fields, "bundle")
     if not bundle.startswith("/"):
         raise _malformed("its bundle is no absolute path")
-    return OciState(_text(fields, "id"), status, pid, bundle)
+    return OciState(_text(fields, "id"), status, pid, bundle, _annotations(fields))
 
 
 def _malformed(reason: str) -> TorporError:
@@ -67,6 +70,15 @@ def _text(fields: dict[object, object], key: str) -> str:
     if not isinstance(value, str) or not value:
         raise _malformed(f"it has no {key}")
     return value
+
+
+def _annotations(fields: dict[object, object]) -> dict[str, str]:
+    given = fields.get("annotations")
+    if given is None:
+        return {}
+    if not isinstance(given, dict) or not all(isinstance(text, str) for text in given.values()):
+        raise _malformed("its annotations are not texts")
+    return given
 
 
 def _read_all(fd: int) -> bytes:

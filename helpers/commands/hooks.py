@@ -5,7 +5,8 @@ import json
 import os
 import sys
 
-from torpor import hooks_file
+from torpor import annotations, hooks_file
+from torpor.hooks_file import Hook
 from torpor.talk import WARNING, say
 
 
@@ -18,6 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ):
         sub = actions.add_parser(action, help=words, description=words.capitalize())
         sub.add_argument("bundle", metavar="BUNDLE", help="a directory with a config.json")
+        if action == "add":
+            words = "have each run refused that is not in it: torpor-web.slice, for example"
+            sub.add_argument("--slice", metavar="SLICE", default="", help=words)
         if action == "list":
             sub.add_argument("--json", action="store_true", help="for programs: a JSON document")
 
@@ -26,11 +30,24 @@ def run(options: argparse.Namespace) -> int:
     if options.action == "list":
         return _list(options.bundle, as_json=options.json)
     if options.action == "add":
-        _print(hooks_file.add(options.bundle), "added", "already there")
-        _warn_of_missing_programs()
+        _add(options.bundle, options.slice)
     else:
         _print(hooks_file.remove(options.bundle), "removed", "not there")
     return 0
+
+
+def _add(bundle: str, slice: str) -> None:
+    if slice:
+        annotations.require_good_slice(slice)
+    outcomes = hooks_file.add(bundle, slice)
+    _print(outcomes, "added", "already there")
+    for one in outcomes:
+        if isinstance(one.entry, Hook) and not os.access(one.entry.path, os.X_OK):
+            say(
+                f"torpor: {one.entry.path} is not on this host: "
+                "runc will not run the bundle before torpor is installed",
+                WARNING,
+            )
 
 
 def _list(bundle: str, *, as_json: bool) -> int:
@@ -49,14 +66,4 @@ def _list(bundle: str, *, as_json: bool) -> int:
 def _print(outcomes: list[hooks_file.Outcome], changed: str, unchanged: str) -> None:
     for outcome in outcomes:
         word = changed if outcome.changed else unchanged
-        print(f"{outcome.hook.stage} {outcome.hook.path}: {word}")
-
-
-def _warn_of_missing_programs() -> None:
-    for hook in hooks_file.OURS:
-        if not os.access(hook.path, os.X_OK):
-            say(
-                f"torpor: {hook.path} is not on this host: "
-                "runc will not run the bundle before torpor is installed",
-                WARNING,
-            )
+        print(f"{outcome.entry}: {word}")

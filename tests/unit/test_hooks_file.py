@@ -45,6 +45,46 @@ def test_hooks_are_added_behind_other_peoples(tmp_path: Path) -> None:
     }
 
 
+def test_a_slice_brings_its_annotation_and_the_hook_that_checks_it(tmp_path: Path) -> None:
+    write(tmp_path, {"ociVersion": "1", "annotations": {"a": "b"}})
+    assert all(outcome.changed for outcome in hooks_file.add(str(tmp_path), "torpor-web.slice"))
+    config = read(tmp_path)
+    assert config["annotations"] == {"a": "b", "io.torpor.slice": "torpor-web.slice"}
+    paths = [entry["path"] for entry in config["hooks"]["createRuntime"]]
+    assert paths == [CREATE.path, hooks_file.CGROUP.path]
+
+
+def test_a_slice_can_be_added_later_and_changed(tmp_path: Path) -> None:
+    write(tmp_path, {"ociVersion": "1"})
+    hooks_file.add(str(tmp_path))
+    added = [str(one.entry) for one in hooks_file.add(str(tmp_path), "a.slice") if one.changed]
+    assert added == [str(hooks_file.CGROUP), "annotation io.torpor.slice=a.slice"]
+    assert not any(one.changed for one in hooks_file.add(str(tmp_path), "a.slice"))
+    changed = [str(one.entry) for one in hooks_file.add(str(tmp_path), "b.slice") if one.changed]
+    assert changed == ["annotation io.torpor.slice=b.slice"]
+    hooks_file.add(str(tmp_path))
+    assert read(tmp_path)["annotations"] == {"io.torpor.slice": "b.slice"}
+
+
+def test_remove_takes_the_slice_with_its_hook_and_no_other_annotation(tmp_path: Path) -> None:
+    own = {"io.torpor.resources.tasks-max": "5"}
+    file = write(tmp_path, {"ociVersion": "1", "annotations": own})
+    before = file.read_bytes()
+    hooks_file.add(str(tmp_path), "a.slice")
+    hooks_file.remove(str(tmp_path))
+    assert file.read_bytes() == before
+    file = write(tmp_path, {"ociVersion": "1", "annotations": {"io.torpor.slice": "a.slice"}})
+    hooks_file.add(str(tmp_path))
+    hooks_file.remove(str(tmp_path))
+    assert "annotations" in read(tmp_path)  # it came without the hook
+
+
+def test_annotations_that_are_none_are_refused(tmp_path: Path) -> None:
+    write(tmp_path, {"ociVersion": "1", "annotations": [1]})
+    with pytest.raises(DefinitionError, match="annotations is not an object"):
+        hooks_file.add(str(tmp_path), "a.slice")
+
+
 def test_a_second_add_does_not_touch_the_file(tmp_path: Path) -> None:
     file = write(tmp_path, BASE)
     hooks_file.add(str(tmp_path))
@@ -57,7 +97,7 @@ def test_a_missing_one_of_the_two_is_added(tmp_path: Path) -> None:
     write(
         tmp_path, BASE | {"hooks": {"poststop": [{"path": "/usr/libexec//torpor/hooks/poststop"}]}}
     )
-    outcomes = {one.hook.stage: one.changed for one in hooks_file.add(str(tmp_path))}
+    outcomes = {str(one.entry).split()[0]: one.changed for one in hooks_file.add(str(tmp_path))}
     assert outcomes == {"createRuntime": True, "poststop": False}
     assert [hook.stage for hook in hooks_file.find(str(tmp_path))] == ["poststop", "createRuntime"]
 
@@ -88,7 +128,7 @@ def test_remove_takes_only_torpors_at_any_stage(tmp_path: Path) -> None:
         BASE | {"hooks": {"prestart": [old, OTHER], "poststop": [old], "poststart": [], "x": None}},
     )
     hooks_file.add(str(tmp_path))
-    removed = [outcome.hook for outcome in hooks_file.remove(str(tmp_path)) if outcome.changed]
+    removed = [outcome.entry for outcome in hooks_file.remove(str(tmp_path)) if outcome.changed]
     assert len(removed) == 4
     assert read(tmp_path)["hooks"] == {"prestart": [OTHER], "poststart": [], "x": None}
     assert not any(outcome.changed for outcome in hooks_file.remove(str(tmp_path)))
@@ -132,7 +172,7 @@ def test_a_failed_write_leaves_the_old_file_alone(
         (b'{"ociVersion": "1", "a": 1e999}', "not a number"),
         (b'{"ociVersion": "1", "a": NaN}', "not a number"),
         (b'{"ociVersion": "1", "a": 1, "a": 2}', "'a' is given twice"),
-        (b"[" * 100_000, "nested too deeply"),
+        (b"[" * 100_000, "nested more than"),
         (b'{"ociVersion": "1", "hooks": []}', "hooks is not an object"),
         (b'{"ociVersion": "1", "hooks": {"poststop": {}}}', "hooks.poststop is not a list"),
         (b'{"ociVersion": "1", "hooks": {"poststop": [5]}}', "an entry has no path"),
@@ -219,6 +259,14 @@ def test_the_command_says_what_it_did(tmp_path: Path, capsys: pytest.CaptureFixt
     assert len(said[2].splitlines()) == 3
     assert said[3] == said[0].replace("added", "removed")
     assert said[4] == said[0].replace("added", "not there")
+
+
+def test_a_wrong_slice_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    file = write(tmp_path, BASE)
+    before = file.read_bytes()
+    with pytest.raises(DefinitionError, match=r"io\.torpor\.slice: 'a--b\.slice' has a dash"):
+        run("add", "--slice", "a--b.slice", str(tmp_path))
+    assert file.read_bytes() == before
 
 
 def test_the_list_is_for_programs_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

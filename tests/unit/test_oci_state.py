@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fuzz import cases
 from torpor import oci_state
 from torpor.errors import TorporError
 
@@ -42,6 +43,12 @@ def without(key: str) -> bytes:
 def test_a_state_is_read_as_it_is() -> None:
     told = read(json.dumps(STATE).encode())
     assert (told.id, told.status, told.pid, told.bundle) == ("web", "creating", 4321, "/srv/web")
+
+
+@pytest.mark.parametrize("none", [changed(annotations=None), without("annotations")])
+def test_a_container_needs_no_annotations(none: bytes) -> None:
+    assert read(none).annotations == {}
+    assert read(json.dumps(STATE).encode()).annotations == STATE["annotations"]
 
 
 def test_blanks_around_it_do_not_matter() -> None:
@@ -78,6 +85,10 @@ def test_a_stopped_container_needs_no_pid() -> None:
         changed(status=["creating"]),
         changed(bundle="srv/web"),
         changed(bundle={}),
+        changed(annotations=[]),
+        changed(annotations="a"),
+        changed(annotations={"a": 1}),
+        changed(annotations={"a": None}),
         without("id"),
         without("status"),
         without("bundle"),
@@ -121,7 +132,7 @@ json_values = st.recursive(
 )
 
 
-@quick
+@cases(40)
 @given(st.dictionaries(st.text(max_size=8), json_values, max_size=4))
 def test_other_keys_are_passed_over(others: dict[str, Any]) -> None:
     assert oci_state.parse(json.dumps({**others, **STATE}).encode()).id == "web"
