@@ -37,7 +37,7 @@ export PYTHONDONTWRITEBYTECODE = 1
 export PATH := /usr/sbin:/usr/bin:/sbin:/bin:$(PATH)
 
 .DEFAULT_GOAL = help
-.PHONY: help deb wheel machine shell demo test test-unit test-machine lint clean
+.PHONY: help deb wheel machine shell demo test test-unit fuzz test-machine lint clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -79,6 +79,10 @@ test: test-unit test-machine ## all tests
 test-unit: ## tests that need neither root nor systemd
 	@$(HOST_PACKAGES) $(UNIT_PACKAGES)
 	$(PYTHON) -m pytest tests/unit
+
+fuzz: ## every reader with many more hostile inputs: SCALE=20 times as many as in test-unit
+	@$(HOST_PACKAGES) $(UNIT_PACKAGES)
+	TORPOR_FUZZ_SCALE=$(or $(SCALE),20) $(PYTHON) -m pytest tests/unit -m fuzz
 
 test-machine: $(DEB) ## tests inside a booted systemd; needs root
 	@$(HOST_PACKAGES) $(TEST_PACKAGES)

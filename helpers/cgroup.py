@@ -4,20 +4,18 @@ import os
 import select
 import time
 
+from torpor import hierarchy
 from torpor.errors import RuntimeFailedError
 from torpor.process import read_small
 
 PAYLOAD = "payload"
 SUPERVISOR = "supervisor"
 
-_V2_MOUNTS = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified")
-
 
 def mount_point() -> str:
     """Where cgroup v2 is mounted: at the top, or beside v1 controllers."""
-    for path in _V2_MOUNTS:
-        if os.path.exists(f"{path}/cgroup.controllers"):
-            return path
+    if path := hierarchy.mount_point():
+        return path
     raise RuntimeFailedError(
         "no cgroup v2 hierarchy is mounted", "torpor needs cgroup v2: boot without legacy cgroups"
     )
@@ -130,6 +128,11 @@ class Cgroup:
             return event == "populated 0"
         finally:
             os.close(fd)
+
+
+def supervisor_of(unit_cgroup: str) -> Cgroup:
+    """Where the helpers of a unit are, and its log pump."""
+    return Cgroup(f"{unit_cgroup}/{SUPERVISOR}")
 
 
 def payload_of(unit_cgroup: str) -> Cgroup:

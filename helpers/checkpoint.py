@@ -4,12 +4,13 @@ import os
 import time
 from collections.abc import Callable
 
-from torpor import criu, fault, images, process, runc, state
+from torpor import criu, fault, images, mounts, preparation, process, runc, shm, state
 from torpor.cgroup import Cgroup
 from torpor.container import Container
 from torpor.errors import CheckpointError, ContainerLostError, TorporError
 from torpor.images import Generation
 from torpor.payload import KILL_TIMEOUT_S
+from torpor.preparation import Plan
 from torpor.talk import mebibytes
 
 FREEZE_TIMEOUT_S = 20.0
@@ -32,8 +33,11 @@ def preflight(container: Container, cgroup: Cgroup) -> None:
             f"checkpointing needs CRIU >= {_dotted(criu.MINIMUM)}, found {_dotted(found)}",
             "install a newer criu",
         )
-    if not cgroup.pids():
+    pids = cgroup.pids()
+    if not pids:
         raise CheckpointError("the container has no processes", "")
+    if preparation.joins_ipc(preparation.read(container.plan_path)):
+        _require_no_segment(pids)
     needed = cgroup.memory_bytes() + _MARGIN_BYTES
     disk = os.statvfs(container.state_dir)
     free = disk.f_bavail * disk.f_frsize
@@ -43,6 +47,17 @@ def preflight(container: Container, cgroup: Cgroup) -> None:
             f"the images may need {mebibytes(needed)}",
             "make room there, or mount a larger file system at /var/lib/torpor",
         )
+
+
+def _require_no_segment(pids: list[int]) -> None:
+    """CRIU attaches only shared memory that it makes itself, and here another has made it."""
+    for pid in pids:
+        if criu.has_ipc_segment(pid):
+            raise CheckpointError(
+                f"process {pid} ({process.name(pid)}) has shared memory of System V attached, "
+                "in an ipc namespace that is not the container's own",
+                "let it use /dev/shm instead, which can be shared and sleeps",
+            )
 
 
 def _dotted(version: tuple[int, ...]) -> str:
@@ -161,6 +176,7 @@ class Commit:
         current: state.State,
         facts: dict[str, str],
         sync_paths: list[str],
+        plan: Plan,
         reason: str,
         frozen_at_s: float,
         progress: Callable[[], None],
@@ -171,6 +187,7 @@ class Commit:
         self._current = current
         self._facts = facts
         self._sync_paths = sync_paths
+        self._plan = plan
         self._reason = reason
         self._frozen_at_s = frozen_at_s
         self._progress = progress
@@ -180,6 +197,9 @@ class Commit:
 
     def __call__(self) -> None:
         syncing = {path: process.spawn(["sync", "--file-system", path]) for path in self._paths()}
+        shm.save(self._container, self._plan, self._generation, self._progress)
+        if preparation.joins_ipc(self._plan):
+            criu.leave_out_ipc(self._generation.images)
         manifest = images.seal(self._generation, self._facts, self._progress)
         deadline_s = time.monotonic() + _SYNC_TIMEOUT_S
         for path, child in syncing.items():
@@ -202,8 +222,16 @@ class Commit:
             self.unfinished = error
 
     def _paths(self) -> list[str]:
-        """Not sockets and devices, which sync(1) would open, nor what is gone meanwhile."""
-        return [path for path in self._sync_paths if os.path.isdir(path) or os.path.isfile(path)]
+        """One place of each file system, mounted below one of the paths or above it.
+
+        Not sockets and devices, which sync(1) would open, nor what is gone meanwhile.
+        """
+        by_device: dict[int, str] = {}
+        for path in self._sync_paths:
+            for place in (path, *mounts.below(path)):
+                if os.path.isdir(place) or os.path.isfile(place):
+                    by_device.setdefault(os.stat(place).st_dev, place)
+        return list(by_device.values())
 
     def _finish(self, committed: state.State) -> None:
         fault.point("committed")

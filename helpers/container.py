@@ -70,6 +70,21 @@ class Container:
         return f"{self.state_dir}/config.json"
 
     @property
+    def planned_path(self) -> str:
+        """What the host must have for the rendered OCI config, see preparation."""
+        return f"{self.state_dir}/plan"
+
+    @property
+    def created_path(self) -> str:
+        """When the container was first rendered."""
+        return f"{self.state_dir}/created"
+
+    @property
+    def plan_path(self) -> str:
+        """The plan that the container of this moment was prepared with."""
+        return f"{self.run_dir}/plan"
+
+    @property
     def bundle(self) -> str:
         """The bundle that runc runs. It exists only while the container does."""
         return f"{self.run_dir}/bundle"

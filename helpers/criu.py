@@ -4,7 +4,7 @@ import os
 import select
 
 from torpor import process, record
-from torpor.cgroup import SUPERVISOR, Cgroup
+from torpor.cgroup import Cgroup, own_unit, supervisor_of
 from torpor.container import RUN_ROOT, Container
 from torpor.process import read_small
 
@@ -13,10 +13,12 @@ ACTION_SCRIPT = "/usr/libexec/torpor/criu-action"  # as CONFIG names it
 MINIMUM = (4, 0)  # the oldest release with everything CONFIG names and a working pre-resume script
 LOG_KEEP_BYTES = 256 << 10
 LOG_MAX_BYTES = 64 << 20  # a restore of damaged images can write gigabytes
+_IPC_OBJECTS = ("ipcns-shm-", "ipcns-sem-", "ipcns-msg-")  # the beginnings of images' names
 
 POST_DUMP = "post-dump"
 SETUP_NAMESPACES = "setup-namespaces"
 POST_RESTORE = "post-restore"
+PRE_RESUME = "pre-resume"  # asked only where the script cannot see CRIU
 
 
 def version() -> tuple[int, ...]:
@@ -69,6 +71,16 @@ class Question:
         self.stage = fields[0]
         self.init, self.criu = numbers if len(numbers) == 2 else (0, 0)  # their pids
 
+    def locate(self, runc_pid: int) -> None:
+        """Find CRIU below runc where the script could not see it.
+
+        CRIU joins the pid namespace of another container before it calls the script, whose parent
+        is then outside of what it can see.
+        """
+        if not self.criu:
+            found = [pid for pid in process.children(runc_pid) if process.name(pid) == "criu"]
+            self.criu = found[0] if found else 0
+
     def still_holds(self) -> bool:
         """Whether CRIU is alive: while it is, the tasks it holds have not run."""
         state = read_small(f"/proc/{self.criu}/stat").rpartition(") ")[2][:1]
@@ -99,7 +111,7 @@ class Channel:
             "CRIU_CONFIG_FILE": CONFIG,
             "TORPOR_CHANNEL": self._directory,
             "TORPOR_PAYLOAD": payload.path,
-            "TORPOR_SUPERVISOR": f"{payload.path.rpartition('/')[0]}/{SUPERVISOR}",
+            "TORPOR_SUPERVISOR": supervisor_of(own_unit()).path,
         }
 
     def questions(self) -> list[Question]:
@@ -128,6 +140,17 @@ class Channel:
         return bool(poller.poll(int(timeout_s * 1000)))
 
 
+def leave_out_ipc(images: str) -> None:
+    """Remove System V's shared memory, semaphores and queues from images.
+
+    In a namespace that somebody else keeps they are there when the container wakes, and CRIU
+    would fail to make them again; what it does not find in images it takes for none.
+    """
+    for name in os.listdir(images):
+        if name.startswith(_IPC_OBJECTS):
+            os.unlink(f"{images}/{name}")
+
+
 def log_size(work: str, verb: str) -> int:
     try:
         return os.stat(f"{work}/{verb}.log").st_size
@@ -147,6 +170,14 @@ def dump_rolled_back(work: str) -> bool:
 def restore_refused(work: str) -> bool:
     """Whether CRIU itself ended a restore as failed (criu/cr-restore.c); else it was cut off."""
     return "Restoring FAILED" in _tail(f"{work}/restore.log", 4096)
+
+
+def process_id_is_taken(reason: str) -> bool:
+    """Whether a restore failed for a process that others have the id of (fork_with_pid()).
+
+    That is so only in a pid namespace that is shared, and passes.
+    """
+    return "Can't fork for" in reason and "File exists" in reason
 
 
 def keep_log(work: str, verb: str, kept: str) -> None:
@@ -222,6 +253,15 @@ def obstacles(pids: list[int]) -> list[str]:
         if _uses_io_uring(pid):
             found.append(f"{name} uses io_uring, which CRIU cannot dump: switch it off there")
     return found
+
+
+def has_ipc_segment(pid: int) -> bool:
+    """Whether a process has shared memory of System V attached: "/SYSV", the key, "(deleted)"."""
+    try:
+        with open(f"/proc/{pid}/maps", "rb") as lines:
+            return any(b" /SYSV" in line and line.endswith(b" (deleted)\n") for line in lines)
+    except OSError:
+        return False
 
 
 def _tracer(pid: int) -> int:

@@ -54,6 +54,10 @@ class RestoreCutOffError(RestoreError):
     """CRIU or runc was killed in a restore: that says nothing about the images."""
 
 
+class HostFaultError(RuntimeFailedError):
+    """Something on the host made a restore fail: that says nothing about the images."""
+
+
 class StoppedError(TorporError):
     """Somebody asked for a stop while the container was being woken: it sleeps on."""
 

@@ -2,7 +2,8 @@
 
 A generation is a directory of its own, never used twice:
 ``checkpoint/`` (CRIU's images), ``work/`` (logs, statistics), ``config.json`` (the OCI config as
-the container ran) and ``manifest``, written last and durably.
+the container ran), ``plan`` (what the host must have for it), ``shm.tar`` (the content of /dev/shm)
+and ``manifest``, written last and durably.
 """
 
 import errno
@@ -21,6 +22,8 @@ _CHUNK_BYTES = 1 << 20
 # Below this size a file is verified before runc starts; the others beside it.
 _SMALL_BYTES = 1 << 20
 _TICK_S = 1.0
+# What the start helper itself goes by, before the verdict on the rest.
+_READ_FIRST = ("config.json", "plan")
 # What an unreadable image gives; other errors are the host's, and may pass.
 _DAMAGE = (errno.EIO, errno.ENOENT, errno.ELOOP)
 
@@ -45,6 +48,16 @@ class Generation:
     @property
     def config(self) -> str:
         return f"{self.path}/config.json"
+
+    @property
+    def plan(self) -> str:
+        """What the host must have for the config, see preparation."""
+        return f"{self.path}/plan"
+
+    @property
+    def shm(self) -> str:
+        """The content of /dev/shm as a tar archive; there is none when it was empty."""
+        return f"{self.path}/shm.tar"
 
     @property
     def manifest(self) -> str:
@@ -168,7 +181,13 @@ def _hash_aside(path: str, progress: Callable[[], None]) -> tuple[str, int]:
 
 
 def _walk(generation: Generation) -> list[str]:
-    return ["config.json", *(f"checkpoint/{name}" for name in os.listdir(generation.images))]
+    beside = [
+        path.rpartition("/")[2]
+        for path in (generation.plan, generation.shm)
+        if os.path.lexists(path)
+    ]
+    images = (f"checkpoint/{name}" for name in os.listdir(generation.images))
+    return ["config.json", *beside, *images]
 
 
 def _hash_durably(path: str) -> tuple[str, int]:
@@ -205,6 +224,7 @@ class Verification:
         Sizes come first: CRIU loops for ever over a truncated pages image.
         """
         self._generation = generation
+        self.size_bytes = manifest.size_bytes
         self._fault: ImageError | OSError | None = None
         for path, (_, size) in manifest.files.items():
             self._check_size(path, size)
@@ -213,7 +233,7 @@ class Verification:
             raise ImageError(f"{generation.path}: {min(unknown)} is not in the manifest")
         large = []
         for path, (digest, size) in manifest.files.items():
-            if size > _SMALL_BYTES:
+            if size > _SMALL_BYTES and path not in _READ_FIRST:
                 large.append((path, digest))
             else:
                 self._check_content(path, digest)

@@ -24,7 +24,7 @@ def open_in_root(root: str, path: str) -> int:
     The file is looked at before it is opened: no device is touched, no FIFO waited for.
     Raises OSError: ENOENT, ELOOP, EISDIR, EINVAL (not a regular file), ENOSYS (Linux before 5.6).
     """
-    handle = _open_handle(root, path)
+    handle = open_handle(root, path)
     try:
         regular_file.require_regular(os.fstat(handle))
         return os.open(f"/proc/self/fd/{handle}", regular_file.OPEN_FLAGS)
@@ -44,7 +44,7 @@ def read_in_root(root: str, path: str, limit_bytes: int) -> bytes:
         os.close(fd)
 
 
-def _open_handle(root: str, path: str) -> int:
+def open_handle(root: str, path: str) -> int:
     """An O_PATH descriptor of path inside root."""
     root_fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -56,6 +56,23 @@ def _open_handle(root: str, path: str) -> int:
         raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN), path)
     finally:
         os.close(root_fd)
+
+
+def make_directories(root: str, path: str) -> None:
+    """Make the directory at path inside root, and those above it that are missing.
+
+    Raises OSError as open_in_root() does.
+    """
+    made = ""
+    for name in path.strip("/").split("/"):
+        parent = open_handle(root, made or "/")
+        try:
+            os.mkdir(name, 0o755, dir_fd=parent)
+        except FileExistsError:
+            pass
+        finally:
+            os.close(parent)
+        made = f"{made}/{name}"
 
 
 def _openat2(root_fd: int, path: str) -> int:

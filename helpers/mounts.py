@@ -17,6 +17,20 @@ def is_mounted(path: str) -> bool:
         return any(line.split(" ")[4] == path for line in table)
 
 
+def below(directory: str) -> list[str]:
+    """The places below a directory where something is mounted, the deepest first.
+
+    The directory's own path must hold nothing that proc_pid_mountinfo(5) escapes.
+    """
+    prefix = f"{directory}/"
+    with open(
+        "/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape", newline="\n"
+    ) as table:
+        places = {line.split(" ")[4] for line in table}
+    found = [place for place in places if place.startswith(prefix)]
+    return sorted(found, key=lambda place: (-place.count("/"), place))
+
+
 def detach(path: str, most: int = 16) -> bool:
     """Unmount lazily whatever lies at a path, layer by layer; False when something stays."""
     for _ in range(most):

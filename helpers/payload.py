@@ -3,26 +3,47 @@
 import os
 import signal
 
-from torpor import images, mounts, process, record, runc, state
-from torpor.cgroup import Cgroup
+from torpor import images, mounts, preparation, process, record, runc, state
+from torpor.cgroup import Cgroup, payload_of
 from torpor.container import Container
+from torpor.preparation import Plan
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 KILL_TIMEOUT_S = 30.0
 
 _BUNDLE_CONFIG = "config.json"
 
 
-def lay_bundle(container: Container, config: bytes) -> None:
+def lay_bundle(container: Container, config: bytes, plan: Plan) -> None:
     """Make the bundle that runc runs; it exists only as long as the container does."""
     record.make_directory(container.bundle)
+    record.replace(container.plan_path, preparation.serialize(plan))
     record.replace(f"{container.bundle}/{_BUNDLE_CONFIG}", config)
 
 
-def clear(container: Container, cgroup: Cgroup) -> None:
+def planned_cgroup(plan: Plan, unit_cgroup: str) -> Cgroup:
+    """Where plan puts the payload of a unit that has this cgroup."""
+    if elsewhere := preparation.first(plan, preparation.CGROUP):
+        return Cgroup(elsewhere)
+    if name := preparation.first(plan, preparation.CGROUP_IN_UNIT):
+        return Cgroup(f"{unit_cgroup}/{name}")
+    return payload_of(unit_cgroup)
+
+
+def cgroup_of(container: Container, unit_cgroup: str) -> Cgroup:
+    """Where the payload is that runs now, or that ran last and was not cleared."""
+    return planned_cgroup(preparation.read(container.plan_path), unit_cgroup)
+
+
+def clear(container: Container, cgroup: Cgroup) -> list[str]:
     """Remove whatever an earlier run left, in whatever state it was cut off; repeatable.
 
     A rootfs that a killed restore left mounted is detached first: removing runc's
-    directory before would remove the rootfs's files.
+    directory before would remove the rootfs's files. Returns warnings: what could not be undone
+    costs nothing but its place.
     """
     runc.check_ours(container)
     runc.detach_restore_root(container)
@@ -31,25 +52,47 @@ def clear(container: Container, cgroup: Cgroup) -> None:
         runc.delete(container)
     cgroup.remove()
     mounts.sweep_criu()
+    warnings = preparation.undo(container) if os.path.exists(container.run_dir) else []
     _remove_run_dir(container)
+    return warnings
+
+
+# What we made in the run directory, and whether we made the files in it too.
+_DIRECTORIES = (
+    ("bundle", True),
+    ("files", True),
+    ("ns", True),
+    ("sources", True),
+    ("shm", False),
+    ("rootfs", False),
+    ("image", False),
+    ("", True),
+)
 
 
 def _remove_run_dir(container: Container) -> None:
     """Only what we made, and only files: no tree walk near mounts of a rootfs."""
-    for directory in (container.bundle, container.run_dir):
-        try:
-            names = os.listdir(directory)
-        except OSError:
-            continue
-        for name in names:
-            try:
-                os.unlink(f"{directory}/{name}")
-            except OSError:
-                pass
-        try:
-            os.rmdir(directory)
-        except OSError:
-            pass
+    for name, has_files in _DIRECTORIES:
+        directory = f"{container.run_dir}/{name}".rstrip("/")
+        _remove_directory(directory, has_files)
+
+
+def _remove_directory(directory: str, has_files: bool) -> None:
+    try:
+        names = os.listdir(directory) if has_files else []
+    except OSError:
+        return
+    for name in names:
+        _try(os.unlink, f"{directory}/{name}")
+        _try(os.rmdir, f"{directory}/{name}")  # of a bind source; the kernel refuses a mounted one
+    _try(os.rmdir, directory)
+
+
+def _try(remove: "Callable[[str], None]", path: str) -> None:
+    try:
+        remove(path)
+    except OSError:
+        pass
 
 
 def record_end(container: Container, reason: str) -> None:

@@ -177,22 +177,22 @@ def read_bytes_below(pid: int) -> int:
     return total + int(first.rpartition(" ")[2] or 0)
 
 
+def name(pid: int) -> str:
+    """The name of a process's program, cut to 15 bytes (proc_pid_comm(5))."""
+    return read_small(f"/proc/{pid}/comm").strip()
+
+
 def has_child(pid: int, comm: str) -> bool:
     """Whether a process has a living child of this name."""
     return any(
-        read_small(f"/proc/{child}/comm").strip() == comm
-        and ") Z " not in read_small(f"/proc/{child}/stat")
+        name(child) == comm and ") Z " not in read_small(f"/proc/{child}/stat")
         for child in children(pid)
     )
 
 
 def any_named(comm: str) -> bool:
     """Whether any process on the host has this name."""
-    return any(
-        read_small(f"/proc/{pid}/comm").strip() == comm
-        for pid in _listdir("/proc")
-        if pid.isdigit()
-    )
+    return any(name(int(pid)) == comm for pid in _listdir("/proc") if pid.isdigit())
 
 
 def _listdir(path: str) -> list[str]:

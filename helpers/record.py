@@ -105,3 +105,12 @@ def make_directory(path: str, mode: int = 0o700) -> None:
     except FileNotFoundError:
         make_directory(path.rpartition("/")[0], mode)
         os.mkdir(path, mode)
+
+
+def remove_durably(path: str) -> None:
+    """Remove a record, if there is one, so that it does not come back after a power cut."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return
+    sync_directory(path.rpartition("/")[0])

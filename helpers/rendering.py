@@ -6,96 +6,40 @@ A start whose definition, bundle and cgroup are those of the last rendering impo
 import os
 
 import torpor
-from torpor import record
-from torpor.container import Container
+from torpor import last_rendering, record
+from torpor.container import RUN_ROOT, Container
 from torpor.errors import DefinitionError, RecordError, TorporError
-from torpor.rootfs import identity
+from torpor.last_rendering import Inputs
 
 TYPE_CHECKING = False  # neither typing nor what renders is imported when nothing changed
 if TYPE_CHECKING:
-    from torpor.spec import Config, Rendered
+    from collections.abc import Callable, Iterator
+
+    from torpor.definition import Definition
+    from torpor.facts import Facts, Storage
+    from torpor.oci_config import Config
+    from torpor.placement import Place
+    from torpor.preparation import Plan
+    from torpor.spec import Rendered
 
 
-class Inputs:
-    """What a start and a stop need to know of a definition, without reading YAML."""
-
-    __slots__ = ("_pairs",)
-
-    def __init__(self, pairs: list[tuple[str, str]]) -> None:
-        self._pairs = pairs
-
-    def text(self, key: str) -> str:
-        return next((value for name, value in self._pairs if name == key), "")
-
-    def texts(self, key: str) -> list[str]:
-        return [value for name, value in self._pairs if name == key]
-
-    @property
-    def digest(self) -> str:
-        """Identifies the definition and its bundle; a change of it invalidates images."""
-        return self.text("digest")
-
-    @property
-    def rootfs(self) -> str:
-        return self.text("rootfs")
-
-    @property
-    def checkpoint_on(self) -> frozenset[str]:
-        return frozenset(self.text("checkpoint-on").split())
-
-    @property
-    def start_fresh(self) -> bool:
-        """Whether a failed restore may be answered by a fresh start."""
-        return self.text("restore-failure") != "fail"
-
-    @property
-    def keep(self) -> int:
-        """How many generations stay on disk, the one asleep included."""
-        return int(self.text("keep"))
-
-    @property
-    def keep_logs(self) -> bool:
-        return self.text("keep-logs") == "yes"
-
-    @property
-    def stop_signal(self) -> int:
-        return int(self.text("stop-signal"))
-
-    @property
-    def owner(self) -> tuple[int, int]:
-        """The host's uid and gid of the container's root."""
-        uid, _, gid = self.text("owner").partition(":")
-        return int(uid), int(gid)
-
-    @property
-    def obstacles(self) -> list[str]:
-        """What in the config would keep images of it from being restored."""
-        return self.texts("obstacle")
-
-    @property
-    def sync_paths(self) -> list[str]:
-        """Directories whose files must be as durable as the memory that refers to them."""
-        return self.texts("sync")
+_MOUNT_TIMEOUT_S = 30.0
 
 
-def load(container: Container) -> Inputs | None:
-    """The last rendering's inputs, whether or not they still hold; None when there are none."""
-    try:
-        text = record.read_bytes(container.inputs_path)
-        if text is None:
-            return None
-        return Inputs(record.parse(text, "inputs", container.inputs_path))
-    except RecordError:
-        return None
+def current(
+    container: Container, unit_payload: str, may_take_long: "Callable[[], None]"
+) -> tuple[Inputs, list[str]]:
+    """For a start: the inputs as they are now, rendered anew if they changed, and warnings.
 
-
-def current(container: Container, cgroup_path: str) -> tuple[Inputs, list[str]]:
-    """The inputs as they are now, rendered anew if they changed, and warnings of the rendering."""
-    known = load(container)
-    if known is not None and _still_hold(container, known, cgroup_path):
+    unit_payload is the container's cgroup where it has one in its unit's. may_take_long is called
+    before a rendering, which may unpack an image. The rootfs of a rendered container is mounted.
+    """
+    known = last_rendering.load(container)
+    if known is not None and last_rendering.still_hold(container, known, unit_payload):
         _require_rootfs(known.rootfs)
         return known, []
-    return _render(container, cgroup_path)
+    may_take_long()
+    return _render(container, unit_payload)
 
 
 def _require_rootfs(path: str) -> None:
@@ -113,112 +57,245 @@ def _require_rootfs(path: str) -> None:
 
 
 def current_or_last(container: Container) -> Inputs:
-    """For a stop: today's definition if it can be read, else the one that the container runs under.
+    """For a stop: what the container runs under, with the policy of today's definition.
 
-    Only the policy in it counts, so the last rendered config stays as it is.
+    Nothing is rendered: whatever else changed counts from the next start, and a stop has no time.
     """
-    known = load(container)
-    if known is not None and _still_hold(container, known, known.text("cgroup")):
+    known = last_rendering.load(container)
+    if known is not None and last_rendering.still_hold(container, known, known.text("unit")):
         return known
+    if known is None:
+        known = Inputs(_of_running(container))
     try:
-        pairs, _ = _pairs_and_config(container, known.text("cgroup") if known else "")
-        return Inputs(pairs)
-    except TorporError:
-        if known is None:
-            raise
+        return Inputs([*_policy_of_today(container), *known.pairs])
+    except Exception:  # a definition that is being edited must not keep a container from sleeping
         return known
 
 
-def check(container: Container) -> list[str]:
-    """Render without keeping anything: warnings, or the DefinitionError that a start would give."""
-    pairs, rendered = _pairs_and_config(container, "/check")
-    return _warnings(Inputs(pairs), rendered)
+def _policy_of_today(container: Container) -> list[tuple[str, str]]:
+    from torpor import definition as definitions
+
+    path = container.definition_path
+    definition = definitions.parse(container.name, path, definitions.read(path))
+    signal = definition.stop_signal
+    return [*_policy(definition), *([("stop-signal", str(signal))] if signal is not None else [])]
+
+
+def _of_running(container: Container) -> list[tuple[str, str]]:
+    """The record of the last rendering is gone: what its config.json tells."""
+    import json
+
+    from torpor import definition as definitions
+    from torpor import summary
+
+    text = record.read_bytes(f"{container.bundle}/config.json")
+    if text is None:
+        raise RecordError(f"{container.inputs_path} and {container.bundle}/config.json are gone")
+    config = json.loads(text)
+    policy = _policy(definitions.Definition(name=container.name, path=""))
+    return [*policy, *summary.of(config, config["root"]["path"])]
+
+
+def check(container: Container) -> "tuple[Rendered, list[str]]":
+    """Render without keeping anything: raises the DefinitionError that a start would give.
+
+    The cgroup is that of the last start, or where systemd puts the unit by its definition.
+    """
+    known = last_rendering.load(container) if os.geteuid() == 0 else None
+    holds = known is not None and last_rendering.still_hold(container, known, known.text("unit"))
+    made = _rendering(container, known.text("unit") if known and holds else "", _look_into)
+    return made.rendered, _warnings(made.inputs, made.rendered)
 
 
 def _warnings(inputs: Inputs, rendered: "Rendered") -> list[str]:
-    cannot_sleep = [f"it cannot sleep: {obstacle}" for obstacle in inputs.obstacles]
+    cannot_sleep = [f"it cannot sleep: {problem}" for problem, _ in inputs.obstacles]
     return [*rendered.warnings, *(cannot_sleep if inputs.checkpoint_on else [])]
 
 
-def _still_hold(container: Container, known: Inputs, cgroup_path: str) -> bool:
-    return (
-        known.text("torpor") == torpor.__version__
-        and known.text("cgroup") == cgroup_path
-        and known.texts("file") == [_stamped(path) for path in _stamp_paths(container, known)]
-        and os.path.exists(container.rendered_path)
-    )
+class _Made:
+    """A rendering, and the record of what it was made from."""
+
+    __slots__ = ("definition", "inputs", "pairs", "rendered")
+
+    def __init__(
+        self, definition: "Definition", pairs: list[tuple[str, str]], rendered: "Rendered"
+    ) -> None:
+        self.definition = definition
+        self.pairs = pairs
+        self.inputs = Inputs(pairs)
+        self.rendered = rendered
 
 
-def _stamp_paths(container: Container, known: Inputs) -> list[str]:
-    return [container.definition_path, *known.texts("also")]
+def _render(container: Container, unit_payload: str) -> tuple[Inputs, list[str]]:
+    from torpor import oci_config, preparation, spec
 
-
-def _stamped(path: str) -> str:
-    """Identifies a file's content without reading it; any write changes ctime."""
-    try:
-        stat = os.stat(path)
-    except OSError:
-        return f"- {path}"
-    return (
-        f"{stat.st_dev}:{stat.st_ino}:{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ctime_ns} {path}"
-    )
-
-
-def _render(container: Container, cgroup_path: str) -> tuple[Inputs, list[str]]:
-    pairs, rendered = _pairs_and_config(container, cgroup_path)
-    from torpor import spec
-
+    made = _rendering(container, unit_payload, _mount)
+    config, plan = made.rendered.config, made.rendered.plan
     record.make_directory(container.state_dir)
-    record.write_durably(container.rendered_path, spec.dumps(rendered.config))
-    record.write_durably(container.inputs_path, record.serialize("inputs", pairs))
-    inputs = Inputs(pairs)
-    return inputs, _warnings(inputs, rendered)
+    if not os.path.exists(container.created_path):
+        created = config["annotations"].get(spec.CREATED_ANNOTATION, "")
+        record.write_durably(container.created_path, f"{created}\n".encode())
+    record.remove_durably(container.inputs_path)  # it must not vouch for what is not its own
+    record.write_durably(container.rendered_path, oci_config.dumps(config))
+    record.write_durably(container.planned_path, preparation.serialize([*plan]))
+    record.write_durably(container.inputs_path, record.serialize("inputs", made.pairs))
+    return made.inputs, [*_warnings(made.inputs, made.rendered), *_not_yet_known(made)]
 
 
-def _pairs_and_config(
-    container: Container, cgroup_path: str
-) -> "tuple[list[tuple[str, str]], Rendered]":
+def _not_yet_known(made: _Made) -> list[str]:
+    from torpor import dropin
+
+    definition = made.definition
+    if dropin.is_known(dropin.wanted(definition)):
+        return []
+    what = "slice, resources and order count from the next start after: systemctl daemon-reload"
+    return [f"{definition.path}: systemd has not read it since it changed: its {what}"]
+
+
+def _mount(container: Container, where: "Storage") -> str:
+    """For a start, which needs the root file system anyway."""
+    from torpor import preparation
+
+    record.make_directory(container.run_dir)
+    preparation.prepare_root(container, [*where.plan])
+    return where.root
+
+
+def _look_into(container: Container, where: "Storage") -> str:
+    """For who only looks: the root file system as it is mounted, or what there is of it."""
+    from torpor import overlay, preparation
+
+    if where.root != where.lower and os.path.ismount(where.root):
+        return where.root
+    is_overlay = bool(preparation.first([*where.plan], preparation.OVERLAY))
+    if is_overlay and os.path.isdir(overlay.storage_path(container)):
+        return _mount_privately(container, where)
+    return where.lower
+
+
+def _mount_privately(container: Container, where: "Storage") -> str:
+    """In a mount namespace that ends with this process."""
+    from torpor import preparation, program
+
+    os.unshare(os.CLONE_NEWNS)
+    for words in (["--make-rprivate", "/"], ["-t", "tmpfs", "tmpfs", RUN_ROOT]):
+        if reason := program.run(["mount", *words], timeout_s=_MOUNT_TIMEOUT_S):
+            raise TorporError(f"cannot mount {words[-1]}: {reason}", "see: dmesg | tail")
+    record.make_directory(container.run_dir)
+    preparation.show_root(container, [*where.plan])
+    return where.root
+
+
+def _rendering(
+    container: Container,
+    unit_payload: str,
+    reach: "Callable[[Container, Storage], str]",
+) -> _Made:
+    """Render; reach leads to a directory in which the container's root file system can be read.
+
+    unit_payload may be empty: then it is where systemd puts the unit by its definition.
+    """
+    from torpor import bundle, facts, oci_config, placement, precreate, spec, summary
     from torpor import definition as definitions
-    from torpor import spec
 
-    also = []
-    before = [_stamped(container.definition_path)]
+    stamps = {container.definition_path: last_rendering.stamped(container.definition_path)}
     definition = definitions.load(container.name, container.definition_path)
     base = None
     if definition.bundle:
-        also = [f"{definition.bundle}/config.json"]
-    elif definition.rootfs:
-        also = [f"{definition.rootfs}/etc/passwd", f"{definition.rootfs}/etc/group"]
-    before += [_stamped(path) for path in also]
-    if definition.bundle:
-        base = spec.load_bundle(definition.bundle)
-    rendered = spec.render(definition, base, spec.Facts(cgroup_path=cgroup_path))
-    config = rendered.config
-    rootfs = config["root"]["path"]
-    _require_rootfs(rootfs)
-    policy = definition.checkpoint
+        path = f"{definition.bundle}/config.json"
+        stamps[path] = last_rendering.stamped(path)
+        base = bundle.load(definition.bundle)
     try:
-        facts = _facts(config)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        ids = facts.id_map(definition)
+        where = facts.storage(definition, base, ids)
+        stamps |= {
+            path: last_rendering.stamped(path) for path in facts.stamp_paths(definition, where)
+        }
+        _require_rootfs(where.lower)
+        payload = unit_payload or placement.expected(definition.slice, container.unit)
+        place = _place(definition, payload)
+        root = reach(container, where)
+        found = facts.gather(definition, base, where, ids, root, place.cgroups_path)
+        rendered = spec.render(definition, base, found)
+        config = rendered.config
+        if rendered.precreate:
+            config = precreate.filtered(config, rendered.precreate)
+            bundle.require_shape(config)
+            _require_unmoved(config, rendered.config)
+        known = summary.of(config, root)
+    except oci_config.ShapeError as error:
         raise DefinitionError(
-            f"{definition.bundle}/config.json: mounts, annotations, uidMappings or gidMappings "
-            f"are not of the form that OCI gives them: {error}",
-            "see config.md and config-linux.md of the OCI runtime specification",
+            f"the hooks of the stage precreate made a config.json that is none: {error}",
+            "Their files are in hooks.d, see oci-hooks(5).",
         ) from error
+    rendered = spec.Rendered(
+        config, (*place.plan, *rendered.plan), rendered.warnings, rendered.precreate
+    )
+    places = _places(definition, config, [*rendered.plan], found)
     pairs = [
         ("torpor", torpor.__version__),
-        ("cgroup", cgroup_path),
+        ("unit", payload),
+        ("host", last_rendering.host()),
         ("digest", _digest(definition.digest(), base)),
-        ("rootfs", rootfs),
+        ("rootfs", where.lower),
+        *([("image", where.image.digest if where.image else "")] if definition.image else []),
+        *_policy(definition),
+        *known,
+        *(("also", path) for path in [*stamps][1:]),
+        *(("file", stamp) for stamp in stamps.values()),
+        *(("resolved", f"{path}\t{real}") for path, real in places),
+    ]
+    return _Made(definition, pairs, rendered)
+
+
+def _places(
+    definition: "Definition", config: "Config", plan: "Plan", found: "Facts"
+) -> "Iterator[tuple[str, str]]":
+    """Paths of the host that must lead where they led: a source that is missing costs no memory."""
+    from torpor import preparation
+
+    yield from found.sources.items()
+    image = definition.image.directory if definition.image else None
+    for path in (definition.rootfs, image):
+        if path is not None:
+            yield path, os.path.realpath(path)
+    for source in preparation.sources(config, plan):
+        if os.path.exists(source):
+            yield source, os.path.realpath(source)
+
+
+def _require_unmoved(config: "Config", before: "Config") -> None:
+    """The helpers rely on some of what they rendered, whatever hooks made of it."""
+    if config["root"]["path"] != before["root"]["path"]:
+        raise DefinitionError(
+            f"a precreate hook moved root.path to {config['root']['path'][:80]!a}",
+            "say rootfs:, image: or bundle: in the definition instead",
+        )
+    config["process"]["terminal"] = False
+    linux = config.setdefault("linux", {})
+    linux.pop("cgroupsPath", None)
+    if cgroups_path := before["linux"].get("cgroupsPath"):
+        linux["cgroupsPath"] = cgroups_path
+
+
+def _place(definition: "Definition", unit_payload: str) -> "Place":
+    from torpor import placement
+    from torpor.values import WrongError
+
+    try:
+        return placement.place(definition.cgroups, definition.name, definition.slice, unit_payload)
+    except WrongError as error:
+        raise definition.error("cgroups", error.problem, error.hint) from error
+
+
+def _policy(definition: "Definition") -> list[tuple[str, str]]:
+    policy = definition.checkpoint
+    return [
         ("checkpoint-on", " ".join(sorted(policy.on))),
         ("restore-failure", policy.restore_failure),
         ("keep", str(policy.keep)),
         ("keep-logs", "yes" if policy.keep_logs else "no"),
-        *facts,
-        *(("also", path) for path in also),
-        *(("file", stamp) for stamp in before),
     ]
-    return pairs, rendered
 
 
 def _digest(definition_digest: str, base: "Config | None") -> str:
@@ -227,57 +304,7 @@ def _digest(definition_digest: str, base: "Config | None") -> str:
         return definition_digest
     import hashlib
 
-    from torpor import spec
+    from torpor import bundle, oci_config
 
-    content = spec.dumps(spec.without_own_hooks(base))
+    content = oci_config.dumps(bundle.without_own_hooks(base))
     return hashlib.sha256(definition_digest.encode() + content).hexdigest()[:32]
-
-
-def _facts(config: "Config") -> list[tuple[str, str]]:
-    """What stops and starts need to know of the config; any exception for a malformed one."""
-    return [
-        ("stop-signal", str(_stop_signal(config))),
-        ("owner", _owner(config)),
-        *(("sync", path) for path in _writable_paths(config)),
-        *(("obstacle", text) for text in _obstacles(config)),
-    ]
-
-
-def _stop_signal(config: "Config") -> int:
-    """The signal for a real stop, from the annotation that image builders set; SIGTERM else."""
-    from torpor import signals
-
-    text = str(config.get("annotations", {}).get("org.opencontainers.image.stopSignal", "15"))
-    return signals.parse(text) or 15
-
-
-def _owner(config: "Config") -> str:
-    """The host's ids of the container's root, through its user namespace if it has one."""
-    ids = []
-    for key in ("uidMappings", "gidMappings"):
-        mappings = config.get("linux", {}).get(key) or []
-        ids.append(next((int(m["hostID"]) for m in mappings if m.get("containerID") == 0), 0))
-    return f"{ids[0]}:{ids[1]}"
-
-
-def _writable_paths(config: "Config") -> list[str]:
-    """The rootfs and the bind sources that the container may write."""
-    paths = [] if config["root"].get("readonly") else [config["root"]["path"]]
-    for mount in config.get("mounts") or []:
-        options = mount.get("options") or []
-        is_bind = mount.get("type") == "bind" or "bind" in options or "rbind" in options
-        if is_bind and "ro" not in options and os.path.isabs(mount.get("source", "")):
-            paths.append(mount["source"])
-    return paths
-
-
-def _obstacles(config: "Config") -> list[str]:
-    root = config["root"]
-    if root.get("readonly") and not os.path.isdir(f"{root['path']}/tmp"):
-        # CRIU makes a directory there to assemble the mounts on (cr_pivot_root in criu/mount.c).
-        return ["its rootfs is read-only and has no /tmp, in which CRIU could restore it"]
-    return []
-
-
-def rootfs_identity(inputs: Inputs) -> str:
-    return identity(inputs.rootfs)

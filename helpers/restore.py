@@ -5,9 +5,15 @@ import time
 from collections.abc import Callable
 
 from torpor import criu, fault, loopback, mounts, process, runc
-from torpor.cgroup import Cgroup
+from torpor.cgroup import Cgroup, own_unit, supervisor_of
 from torpor.container import Container
-from torpor.errors import RestoreCutOffError, RestoreError, StoppedError, TorporError
+from torpor.errors import (
+    HostFaultError,
+    RestoreCutOffError,
+    RestoreError,
+    StoppedError,
+    TorporError,
+)
 from torpor.images import Generation, Verification
 from torpor.lock import Restoring
 
@@ -32,6 +38,8 @@ class Restore:
         cgroup: Cgroup,
         progress: Callable[[], None],
         stop_asked: Callable[[], bool],
+        *,
+        systemd_cgroup: bool = False,
     ) -> None:
         self._container = container
         self._generation = generation
@@ -40,6 +48,7 @@ class Restore:
         self._cgroup = cgroup
         self._progress = progress  # called at least every second
         self._stop_asked = stop_asked  # whether to leave it asleep while that is still possible
+        self._systemd_cgroup = systemd_cgroup
         self._refusal: TorporError | OSError | None = None
         self._consumed = False
 
@@ -72,6 +81,7 @@ class Restore:
                 self._generation.work,
                 channel.environment(self._cgroup),
                 output,
+                systemd_cgroup=self._systemd_cgroup,
             )
             os.close(output)
             self._serve(channel, child, consume)
@@ -102,6 +112,7 @@ class Restore:
         self, question: criu.Question, child: process.Child, consume: Callable[[], None]
     ) -> bool:
         fault.point(question.stage)
+        question.locate(child.pid)
         try:
             if question.stage == criu.SETUP_NAMESPACES:
                 loopback.set_up_in(question.init)
@@ -114,18 +125,35 @@ class Restore:
                 consume()
                 self._consumed = True
                 fault.point("consumed")
+            elif question.stage == criu.PRE_RESUME:
+                self._freeze_without(question)
         except (OSError, TorporError) as error:
             self._refusal = error
             return False
         return True
 
+    def _freeze_without(self, question: criu.Question) -> None:
+        """What the action script does itself where it can see CRIU."""
+        supervisor = supervisor_of(own_unit())
+        for pid in (question.criu, *process.children(question.criu)):
+            supervisor.write("cgroup.procs", str(pid))
+        self._cgroup.write("cgroup.freeze", "1")
+
     def _failure(self, status: int) -> TorporError:
+        if not self._consumed and (said := runc.failed_hook(self._container)):
+            return HostFaultError(
+                f"cannot restore: {said}", "mend that hook or remove it; then start again"
+            )
         work = self._generation.work
         reason, advice = runc.explain(self._container, work, "restore")
         hint = "\n".join(advice)
         began = criu.log_size(work, "restore") > 0
         if status < 0 or (began and not criu.restore_refused(work)):
             return RestoreCutOffError(f"the restore was cut off: {reason}", hint)
+        if not self._consumed and criu.process_id_is_taken(reason):
+            return HostFaultError(
+                f"cannot restore: {reason}", f"its process ids are not free: start it again\n{hint}"
+            )
         return RestoreError(reason, hint)
 
 

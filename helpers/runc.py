@@ -13,21 +13,27 @@ if TYPE_CHECKING:
 
 # Keeps the checkpoint usable whatever the payload does with files: flock(2) and deleted files.
 _CHECKPOINT_OPTIONS = ["--file-locks"]
+_HOOK_WORDS_MAX = 1000  # they hold all that the hook printed
 
 
 def _argv(container: Container, *words: str) -> list[str]:
     return ["runc", "--log", log_path(container), "--log-format", "json", *words]
 
 
+def _manager(systemd_cgroup: bool) -> list[str]:
+    """Who makes the cgroup: systemd, or runc itself."""
+    return ["--systemd-cgroup"] if systemd_cgroup else []
+
+
 def log_path(container: Container) -> str:
     return f"{container.run_dir}/runc.log"
 
 
-def create(container: Container, output: int) -> Child:
+def create(container: Container, output: int, *, systemd_cgroup: bool = False) -> Child:
     """Make the container: its init waits in its namespaces for ``start``."""
     argv = _argv(
-        container, "create", "--bundle", container.bundle, "--pid-file", container.pid_path,
-        container.name,
+        container, *_manager(systemd_cgroup),
+        "create", "--bundle", container.bundle, "--pid-file", container.pid_path, container.name,
     )  # fmt: skip
     return process.spawn(argv, stdout=output, stderr=output)
 
@@ -48,10 +54,17 @@ def checkpoint(
 
 
 def restore(
-    container: Container, images: str, work: str, env: dict[str, str], output: int
+    container: Container,
+    images: str,
+    work: str,
+    env: dict[str, str],
+    output: int,
+    *,
+    systemd_cgroup: bool = False,
 ) -> Child:
     argv = _argv(
-        container, "restore", "--detach", "--image-path", images, "--work-path", work,
+        container, *_manager(systemd_cgroup),
+        "restore", "--detach", "--image-path", images, "--work-path", work,
         "--bundle", container.bundle, "--pid-file", container.pid_path,
         *_CHECKPOINT_OPTIONS, container.name,
     )  # fmt: skip
@@ -165,6 +178,16 @@ def last_error(container: Container) -> str:
         if isinstance(entry, dict) and entry.get("level") in ("error", "fatal"):
             message = str(entry.get("msg", ""))
     return message or "it gave no reason"
+
+
+def failed_hook(container: Container) -> str:
+    """What runc said of an OCI hook that failed, as one line; empty where none did.
+
+    runc 1.1 says "error running hook #0: ", later ones name the stage before "hook".
+    """
+    said = " ".join(last_error(container).split())
+    is_hook = "error running " in said and "hook #" in said
+    return said[:_HOOK_WORDS_MAX] if is_hook else ""
 
 
 def explain(container: Container, work: str, verb: str) -> tuple[str, list[str]]:

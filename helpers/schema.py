@@ -1,15 +1,31 @@
 """The keys of a definition, and how the text of each becomes a value."""
 
 import functools
-import re
 from collections.abc import Callable, Iterator
 from collections.abc import Mapping as MappingType
-from dataclasses import dataclass
 from typing import Any
 
-from torpor import signals, values
+from torpor import (
+    accounts,
+    capabilities,
+    devices,
+    idmap,
+    mount_list,
+    namespaces,
+    oci_layout,
+    ordering,
+    placement,
+    resources,
+    rlimits,
+    seccomp,
+    selinux,
+    signals,
+    slices,
+    values,
+    volumes,
+)
 from torpor.errors import DefinitionError
-from torpor.values import ID_MAX, WrongError
+from torpor.values import WrongError
 from torpor.yaml_tree import Mapping, Node, Scalar, Sequence, shown
 
 CHECKPOINT_OCCASIONS = ("stop", "shutdown", "restart")
@@ -17,15 +33,6 @@ RESTORE_FAILURE_POLICIES = ("start-fresh", "fail")
 _HOSTNAME_MAX_BYTES = 64  # HOST_NAME_MAX of Linux, uname(2)
 _SIGNAL_MAX = 64  # signal(7)
 _SIGNAL_NAME_MAX = 16
-_USER_NAME = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.@-]{0,254}\$?")
-
-
-@dataclass(frozen=True)
-class User:
-    """Who runs the container's first process; names are those of the rootfs, not yet looked up."""
-
-    user: int | str
-    group: int | str | None = None
 
 
 def _command(node: Node) -> tuple[str, ...]:
@@ -96,23 +103,22 @@ def _hostname(node: Node) -> str:
     return text
 
 
-def _user(node: Node) -> User:
-    user, colon, group = values.text(node).partition(":")
-    return User(_account(user), _account(group) if colon else None)
+def _paths(node: Node) -> tuple[str, ...]:
+    found = values.list_of(values.path, node)
+    if "/" in found:
+        raise WrongError("holds /, which would be all", "Name what is below it.", node.line)
+    return found
 
 
-def _account(text: str) -> int | str:
-    if text.isascii() and text.isdigit():
-        number = values.number(text)
-        if number is None or number > ID_MAX or str(number) != text:
-            raise WrongError(
-                f"'{shown(text)}' is not an id", f"Ids go from 0 to {ID_MAX}, in decimal."
-            )
-        return number
-    if not _USER_NAME.fullmatch(text):
-        hint = "Write UID, UID:GID, NAME or NAME:GROUP."
-        raise WrongError(f"'{shown(text)}' is neither an id nor a name", hint)
-    return text
+def _annotations(node: Node) -> tuple[tuple[str, str], ...]:
+    found = {}
+    for name, (line, value) in values.pairs(node).items():
+        if not name:
+            raise WrongError("an annotation has no name", line=line)
+        if not isinstance(value, Scalar):
+            raise WrongError(f"'{shown(name)}' is not a single value", line=line)
+        found[name] = value.text
+    return tuple(sorted(found.items()))
 
 
 def _signal(node: Node) -> int:
@@ -135,12 +141,35 @@ def _occasions(node: Node) -> frozenset[str]:
 SCHEMA: MappingType[str, Callable[[Node], object]] = {
     "bundle": values.tree,
     "rootfs": values.tree,
+    "image": oci_layout.parse_image,
+    "read-only": values.boolean,
     "command": _command,
     "env": _env,
     "cwd": values.path,
     "hostname": _hostname,
-    "user": _user,
+    "user": accounts.parse_user,
+    "groups": accounts.parse_groups,
+    "umask": rlimits.umask,
+    "rlimits": rlimits.parse,
+    "capabilities": capabilities.parse,
+    "devices": devices.parse,
+    "seccomp": seccomp.parse,
+    "selinux": selinux.parse,
+    "masked-paths": _paths,
+    "readonly-paths": _paths,
+    "shm-size": values.size_bytes,
+    "mounts": mount_list.parse,
+    "volumes": volumes.parse_volumes,
+    "namespaces": namespaces.parse,
+    "idmap": idmap.parse_idmap,
+    "userns": idmap.parse_userns,
+    "annotations": _annotations,
     "stop-signal": _signal,
+    "cgroups": placement.parse,
+    "slice": slices.parse_slice,
+    "resources": resources.parse_resources,
+    "after": ordering.parse_units,
+    "requires": ordering.parse_units,
     "checkpoint.on": _occasions,
     "checkpoint.restore-failure": functools.partial(values.choice, RESTORE_FAILURE_POLICIES),
     "checkpoint.keep": values.count,

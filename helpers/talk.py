@@ -7,6 +7,9 @@ from torpor.errors import TorporError
 ERROR, WARNING, NOTICE, INFO = 3, 4, 5, 6
 
 
+_OWN_FAULT = 70  # EX_SOFTWARE of sysexits.h
+
+
 def say(text: str, level: int = INFO) -> None:
     """Write one message to standard error.
 
@@ -22,6 +25,12 @@ def say(text: str, level: int = INFO) -> None:
         pass
 
 
+def warn(who: str, warnings: list[str]) -> None:
+    """Say each of several warnings."""
+    for warning in warnings:
+        say(f"{who}: {warning}", WARNING)
+
+
 def say_fault(who: str, message: str, hint: str = "") -> None:
     """Report a fault: what is wrong, and below it what to do."""
     text = f"{who}: {message}"
@@ -35,8 +44,23 @@ def report(who: str, error: Exception) -> int:
     if isinstance(error, TorporError):
         say_fault(who, error.message, error.hint)
         return error.exit_code
-    say_fault(who, str(error))
-    return 1
+    if isinstance(error, OSError):
+        say_fault(who, str(error))
+        return 1
+    say_fault(
+        who, f"{type(error).__name__} in {_place(error)}: {error}", "this is torpor's own fault"
+    )
+    return _OWN_FAULT
+
+
+def _place(error: Exception) -> str:
+    """The line where it was raised."""
+    step = error.__traceback__
+    while step is not None and step.tb_next is not None:
+        step = step.tb_next
+    if step is None:
+        return "an unknown place"
+    return f"{step.tb_frame.f_code.co_filename}:{step.tb_lineno}"
 
 
 def mebibytes(size_bytes: int) -> str:

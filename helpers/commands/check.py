@@ -4,14 +4,13 @@ import argparse
 import signal
 import time
 
-from torpor import checkpoint, images, payload, rendering, runc, state
-from torpor.cgroup import payload_of
+from torpor import checkpoint, images, last_rendering, payload, rendering, runc, state
 from torpor.checkpoint import Dump
 from torpor.container import Container
 from torpor.errors import ContainerLostError, TorporError
 from torpor.lock import Lock
 from torpor.systemd import Unit
-from torpor.talk import WARNING, mebibytes, say
+from torpor.talk import mebibytes, warn
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,8 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     container = Container(options.name)
-    for warning in rendering.check(container):
-        say(f"{container.name}: {warning}", WARNING)
+    _, warnings = rendering.check(container)
+    warn(container.name, warnings)
     print(f"{container.name}: {container.definition_path} is right")
     if options.checkpoint:
         with Lock(container, wait=False):
@@ -42,7 +41,12 @@ def _dry_run(container: Container) -> None:
             f"{container.name} is not running: there is nothing to dump",
             f"start it first: systemctl start {container.unit}",
         )
-    cgroup = payload_of(unit.cgroup)
+    inputs = last_rendering.load(container)
+    if inputs is not None and inputs.obstacles:
+        raise TorporError(
+            f"{container.name} would not sleep: {inputs.obstacles[0][0]}", inputs.obstacles[0][1]
+        )
+    cgroup = payload.cgroup_of(container, unit.cgroup)
     checkpoint.preflight(container, cgroup)
     runc.check_ours(container)
     generation = images.next_generation(container, current.generation)

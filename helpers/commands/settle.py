@@ -8,11 +8,11 @@ import os
 import sys
 
 from torpor import payload
-from torpor.cgroup import own_unit, payload_of
+from torpor.cgroup import own_unit
 from torpor.container import Container
-from torpor.errors import ForeignContainerError, TorporError
+from torpor.errors import ForeignContainerError
 from torpor.lock import Lock
-from torpor.talk import report
+from torpor.talk import report, warn
 
 
 def main() -> None:
@@ -24,13 +24,13 @@ def main() -> None:
                 _settle(container)
     except ForeignContainerError:
         pass  # the start has said so
-    except (TorporError, OSError) as error:
+    except Exception as error:
         os._exit(report(name, error))
     os._exit(0)
 
 
 def _settle(container: Container) -> None:
-    payload.clear(container, payload_of(own_unit()))
+    warn(container.name, payload.clear(container, payload.cgroup_of(container, own_unit())))
     payload.record_end(container, _result())
 
 

@@ -15,6 +15,7 @@ from torpor import (
     jobs,
     notify,
     payload,
+    preparation,
     process,
     pump,
     record,
@@ -22,15 +23,16 @@ from torpor import (
     runc,
     state,
 )
-from torpor.cgroup import own_unit, payload_of
+from torpor.cgroup import own_unit
 from torpor.checkpoint import Commit, Dump
 from torpor.container import Container
 from torpor.errors import CheckpointError, ContainerLostError, TorporError
 from torpor.images import Generation
+from torpor.last_rendering import Inputs
 from torpor.lock import Lock
 from torpor.placeholder import Placeholder
-from torpor.rendering import Inputs
-from torpor.talk import NOTICE, WARNING, mebibytes, report, say, say_fault
+from torpor.preparation import Plan
+from torpor.talk import NOTICE, WARNING, mebibytes, report, say, say_fault, warn
 
 _PUMP_TIMEOUT_S = 5.0
 _EXTEND_S = 30
@@ -51,7 +53,7 @@ def main() -> None:
                 stop.run()
             finally:
                 stop.release()
-    except (TorporError, OSError) as error:
+    except Exception as error:
         os._exit(report(name, error))
     os._exit(0)
 
@@ -62,7 +64,7 @@ class _Stop:
         self._pid = pid  # the container's init, 0 when it has ended by itself
         self._question = question
         self._unit_cgroup = own_unit()
-        self._cgroup = payload_of(self._unit_cgroup)
+        self._cgroup = payload.cgroup_of(container, self._unit_cgroup)
         self._placeholder: Placeholder | None = None
         self._began_s = time.monotonic()
 
@@ -77,7 +79,7 @@ class _Stop:
                 generation, commit = self._sleep(inputs, cause)
             except ContainerLostError:
                 raise
-            except (TorporError, OSError) as error:
+            except Exception as error:
                 hint = getattr(error, "hint", "")
                 say_fault(
                     self._container.name,
@@ -102,7 +104,7 @@ class _Stop:
         if current.name not in (state.RUNNING, state.CONSUMED):
             raise CheckpointError(f"its state is {current.name}, not {state.RUNNING}")
         if inputs.obstacles:
-            raise CheckpointError(inputs.obstacles[0], "make that directory in the rootfs")
+            raise CheckpointError(*inputs.obstacles[0])
         checkpoint.preflight(container, cgroup)
         runc.detach_restore_root(container)
         generation = images.next_generation(container, current.generation)
@@ -122,7 +124,7 @@ class _Stop:
                 raise commit.unfinished
             self._tidy(inputs, generation)
             pump.wait_for_end(container, self._unit_cgroup, _PUMP_TIMEOUT_S)
-            payload.clear(container, self._cgroup)
+            self._clear()
         except (TorporError, OSError) as error:
             say(f"{container.name}: asleep, but not all is cleaned up: {error}", WARNING)
         text = (
@@ -146,13 +148,15 @@ class _Stop:
             self._stand_in()
             notify.status("checkpointing")
             progress = _Progress(generation)
+            plan = preparation.read(container.plan_path)
             commit = Commit(
                 container,
                 generation,
                 cgroup,
                 dumping,
-                _facts(container, generation, dumping),
+                _facts(container, generation, dumping, plan),
                 inputs.sync_paths,
+                plan,
                 reason,
                 frozen_at_s,
                 progress,
@@ -161,7 +165,7 @@ class _Stop:
         except ContainerLostError as error:
             self._lost(dumping, generation, error)
             raise
-        except (TorporError, OSError) as error:
+        except Exception as error:
             self._go_on(dumping, generation)
             if isinstance(error, CheckpointError):
                 raise
@@ -183,6 +187,8 @@ class _Stop:
         if config is None:
             raise CheckpointError(f"{self._container.bundle}/config.json is gone")
         record.write_durably(generation.config, config)
+        plan = preparation.read(self._container.plan_path)
+        record.write_durably(generation.plan, preparation.serialize(plan))
 
     def _go_on(self, dumping: state.State, generation: Generation) -> None:
         """After CRIU rolled back: the container runs on, so its images are void before the thaw."""
@@ -207,7 +213,7 @@ class _Stop:
         self._cgroup.kill(payload.KILL_TIMEOUT_S)
         state.write(self._container, dumping.become(state.NONE, error.message))
         images.remove(generation.path)
-        payload.clear(self._container, self._cgroup)
+        self._clear()
 
     def _tidy(self, inputs: Inputs, generation: Generation) -> None:
         if inputs.keep_logs:
@@ -244,10 +250,13 @@ class _Stop:
             self._cgroup.kill(payload.KILL_TIMEOUT_S)
         self._leave(reason)
 
+    def _clear(self) -> None:
+        warn(self._container.name, payload.clear(self._container, self._cgroup))
+
     def _leave(self, reason: str) -> None:
         """The container is dead: wait for its last lines and clean up."""
         pump.wait_for_end(self._container, self._unit_cgroup, _PUMP_TIMEOUT_S)
-        payload.clear(self._container, self._cgroup)
+        self._clear()
         payload.record_end(self._container, reason)
 
 
@@ -265,13 +274,16 @@ class _Progress:
             notify.extend(_EXTEND_S, f"checkpointing: {written} written, {elapsed_s:.0f} s")
 
 
-def _facts(container: Container, generation: Generation, dumping: state.State) -> dict[str, str]:
+def _facts(
+    container: Container, generation: Generation, dumping: state.State, plan: Plan
+) -> dict[str, str]:
     """What the manifest says of a dump besides its files."""
     return {
         "name": container.name,
         "generation": str(generation.number),
         "inputs": dumping.inputs,
         "rootfs": dumping.rootfs,
+        "volumes": preparation.durable_identity(container, plan),
         "taken": f"{time.time():.6f}",
         "boot": dumping.boot,
         "kernel": os.uname().release,

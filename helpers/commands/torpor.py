@@ -13,18 +13,21 @@ from torpor.talk import report
 _VERBS = {
     "status": "show containers: state, generation, size, why",
     "check": "check a definition, or whether its running container would sleep",
+    "render": "print the OCI configuration that a definition asks for",
+    "apply": "apply a definition's resources to its running container",
     "stop": "stop a container for real, once, without sleeping",
     "discard": "forget the memory of a sleeping container",
     "doctor": "check whether this host can put containers to sleep",
     "hooks": "add torpor's OCI hooks to a bundle, remove or list them",
 }
+_FOR_ALL = ("render",)
 _NO_PERMISSION = 77  # EX_NOPERM of sysexits.h
 
 
 def main() -> int:
     try:
         options = _parse(sys.argv[1:])
-        if os.geteuid() != 0:
+        if os.geteuid() != 0 and options.verb not in _FOR_ALL:
             raise TorporError(
                 f"{options.verb} needs root: it reads and changes root's containers",
                 f"run: sudo torpor {' '.join(sys.argv[1:])}",
@@ -34,7 +37,7 @@ def main() -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nothing is left to flush at exit
         return 141
-    except (TorporError, OSError) as error:
+    except Exception as error:
         return report("torpor", error)
     except KeyboardInterrupt:
         return 130

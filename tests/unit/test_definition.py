@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from torpor import schema
+from fuzz import cases
+from torpor import oci_defaults, placement, rlimits, schema
+from torpor.accounts import User
 from torpor.definition import SIZE_LIMIT_BYTES, CheckpointPolicy, Definition, load, parse
 from torpor.errors import DefinitionError
-from torpor.schema import User
 
 PACKAGING = Path(__file__).parents[2] / "packaging"
 SAMPLE = PACKAGING / "torpor.yaml.sample"
@@ -182,19 +183,71 @@ def test_a_bundle_needs_no_command() -> None:
     )
 
 
-def test_bundle_and_rootfs_exclude_each_other() -> None:
-    assert refused("rootfs: /a\ncommand: [a]\nbundle: /b").message.startswith(
-        "web.yaml:3: key 'bundle': "
-    )
+@pytest.mark.parametrize(
+    ("first", "second"), [("rootfs", "bundle"), ("bundle", "image"), ("image", "rootfs")]
+)
+def test_a_container_has_one_root_file_system(first: str, second: str) -> None:
+    message = refused(f"{first}: /a\ncommand: [a]\n{second}: /b").message
+    assert message.startswith(f"web.yaml:3: key '{second}': ")
+    assert "not both" in message
 
 
 @pytest.mark.parametrize("text", ["", "# nothing\n", "---\n", "{}", "hostname: web"])
 def test_a_definition_without_a_tree_is_refused(text: str) -> None:
-    assert "is missing, and so is 'bundle'" in refused(text).message
+    assert "is missing, and so are 'image' and 'bundle'" in refused(text).message
 
 
-def test_a_rootfs_without_a_command_is_refused() -> None:
-    assert "key 'command': is missing" in refused("rootfs: /a").message
+@pytest.mark.parametrize("tree", ["rootfs: /a", "image: /a"])
+def test_a_directory_without_a_command_is_refused(tree: str) -> None:
+    assert "key 'command': is missing" in refused(tree).message
+
+
+def test_an_image_layout_says_itself_what_to_run() -> None:
+    assert said("image: oci:/srv/layout:1").command is None
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("userns: web\nidmap: 0:100000:10", "3: key 'userns': is given, and idmap: too"),
+        ("namespaces: {user: host}\nidmap: 0:1:10", "3: key 'namespaces': user is host, but idmap"),
+        (
+            "userns: web\nnamespaces: {user: 'container:db'}",
+            "4: key 'namespaces': user is container, but userns",
+        ),
+        ("namespaces: {user: own}", "3: key 'namespaces': user is own, but no ids are mapped"),
+        ("namespaces: {net: 'container:web'}", "3: key 'namespaces': net: it cannot join itself"),
+        ("idmap: 0:1:10\nnamespaces: {net: host}", "4: key 'namespaces': net is host, but /sys"),
+    ],
+)
+def test_keys_that_contradict_each_other_are_refused(text: str, problem: str) -> None:
+    assert refused(BASE + text).message.startswith(f"web.yaml:{problem}")
+
+
+def test_a_user_namespace_of_a_bundle_may_have_the_bundles_ids() -> None:
+    assert said("bundle: /srv/web\nnamespaces: {user: own}").namespaces["user"].how == "own"
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("mounts:\n- /a:/b\n- /a:b\n", 5),
+        ("namespaces:\n  net: own\n  pid: mine\n", 5),
+        ("annotations:\n  a: b\n  c: [d]\n", 5),
+        ("devices:\n- /dev/null\n- null\n", 5),
+        ("capabilities:\n  add:\n  - chown\n  - nope\n", 6),
+        ("rlimits:\n  nofile: 1\n  core: x\n", 5),
+        ("idmap:\n- 0:1:1\n- 1:x:1\n", 5),
+        ("volumes:\n- /a\n- b\n", 5),
+        ("groups:\n- 1\n- a b\n", 5),
+        ("cgroups: mine\n", 3),
+        ("masked-paths:\n- /a\n- b\n", 5),
+        ("selinux:\n  process-label: a:b:c:s0\n  mount-label: a b\n", 5),
+    ],
+)
+def test_a_mistake_in_a_list_or_mapping_is_shown_with_its_own_line(text: str, line: int) -> None:
+    message = refused(BASE + text).message
+    assert message.startswith(f"web.yaml:{line}: key '{text.partition(':')[0]}': ")
 
 
 @pytest.mark.parametrize(
@@ -211,7 +264,7 @@ def test_a_rootfs_without_a_command_is_refused() -> None:
         ("keep: 1", ":3: key 'keep'", "indented below 'checkpoint:'"),
         ("checkpoint: {user: 1}", ":3: key 'checkpoint.user'", "without indentation"),
         ("checkpoint.keep: 1", ":3: key 'checkpoint.keep'", "indented below 'checkpoint:'"),
-        ("zzz: 1", ":3: key 'zzz'", "Known: bundle, checkpoint, command"),
+        ("zzz: 1", ":3: key 'zzz'", "Known: after, annotations, bundle"),
         ("checkpoint:", ":3: key 'checkpoint'", "indent its keys"),
         ("checkpoint: [stop]", ":3: key 'checkpoint'", "Indent its keys"),
         ("hostname:", ":3: key 'hostname'", "Remove the key"),
@@ -301,17 +354,93 @@ def test_where_the_file_lies_does_not_change_the_digest() -> None:
 
 
 @pytest.mark.parametrize(
-    "policy", ["checkpoint: {on: [], keep: 4, keep-logs: yes}", "stop-signal: 37"]
+    "policy",
+    [
+        "checkpoint: {on: [], keep: 4, keep-logs: yes}",
+        "stop-signal: 37",
+        "slice: a.slice",
+        "resources: {memory-max: 1G}",
+        "after: [db]",
+        "requires: [db]",
+    ],
 )
-def test_a_change_of_policy_does_not_cost_a_sleeper_its_memory(policy: str) -> None:
+def test_what_concerns_the_unit_or_the_policy_does_not_cost_a_sleeper_its_memory(
+    policy: str,
+) -> None:
     assert said(BASE).digest() == said(BASE + policy).digest()
 
 
-@pytest.mark.parametrize(
-    "change", ["cwd: /", "hostname: web", "user: 0", "user: '0:0'", "env: {A: ''}"]
+CHANGES = (
+    "cwd: /",
+    "hostname: web",
+    "user: 0",
+    "user: '0:0'",
+    "env: {A: ''}",
+    "read-only: yes",
+    "groups: [1]",
+    "groups: [staff]",
+    "umask: 022",
+    "umask: 0",
+    "rlimits: {core: 0}",
+    "rlimits: {core: 1}",
+    "capabilities: [chown]",
+    "capabilities: {add: chown}",
+    "capabilities: {drop: chown}",
+    "devices: /dev/null",
+    "devices: /dev/null:r",
+    "seccomp: unconfined",
+    "seccomp: /etc/a.json",
+    "selinux: disabled",
+    "selinux: {mount-label: 'a:b:c'}",
+    "masked-paths: []",
+    "masked-paths: [/a]",
+    "readonly-paths: [/a]",
+    "shm-size: 1M",
+    "mounts: ['/a:/b']",
+    "mounts: ['/a:/b:ro']",
+    "mounts: ['/a:/b:bind']",
+    "mounts: ['a:/b']",
+    "volumes: [/a]",
+    "namespaces: {net: host}",
+    "namespaces: {net: 'container:db'}",
+    "idmap: 0:1:10",
+    "idmap: 0:1:11",
+    "userns: web",
+    "annotations: {a: b}",
+    "annotations: {a: ''}",
+    "cgroups: systemd",
+    "cgroups: cgroupfs:/a",
 )
-def test_a_change_of_the_container_changes_the_digest(change: str) -> None:
-    assert said(BASE).digest() != said(BASE + change).digest()
+
+
+def test_every_change_of_the_container_is_another_digest() -> None:
+    digests = {said(BASE + change).digest() for change in ("", *CHANGES)}
+    assert len(digests) == len(CHANGES) + 1
+
+
+def test_every_key_is_of_the_container_or_of_its_unit_and_policy() -> None:
+    changing = {change.partition(":")[0] for change in CHANGES}
+    neutral = {"stop-signal", "slice", "resources", "after", "requires"}
+    trees = {"bundle", "rootfs", "image", "command"}
+    sections = {key.partition(".")[0] for key in schema.SCHEMA}
+    assert sections == changing | neutral | trees | {"checkpoint"}
+
+
+@pytest.mark.parametrize(
+    ("one", "two"),
+    [
+        ("annotations: {a: 1, b: 2}", "annotations:\n  b: 2  # c\n  a: 1"),
+        ("namespaces: {net: host, ipc: own}", "namespaces: {ipc: own, net: host}"),
+        ("rlimits: {core: 0, nofile: '1:2'}", "\nrlimits: {NOFILE: '1:2', RLIMIT_CORE: '0:0'}"),
+        ("capabilities: [chown, kill]", "capabilities: [CAP_KILL, CAP_CHOWN]"),
+        ("mounts: ['/a:/b']", "\n\nmounts:\n- destination: /b/\n  source: //a"),
+        ("devices: [/dev/null]", "\n\n\ndevices: /dev//null:/dev/null:rwm"),
+        ("shm-size: 1M", "shm-size: 1024k"),
+        ("umask: 022", "umask: '22'"),
+    ],
+)
+def test_the_same_said_in_other_words_or_lines_is_the_same_digest(one: str, two: str) -> None:
+    assert said(BASE + one).digest() == said(BASE + two).digest()
 
 
 def test_another_name_tree_or_command_is_another_container() -> None:
@@ -322,14 +451,40 @@ def test_another_name_tree_or_command_is_another_container() -> None:
         said("rootfs: /srv/web\ncommand: [/bin/app, x]").digest(),
         said("bundle: /srv/web").digest(),
         said("bundle: /srv/web\ncommand: [/bin/app]").digest(),
+        said("image: /srv/web\ncommand: [/bin/app]").digest(),
+        said("image: oci:/srv/web\ncommand: [/bin/app]").digest(),
+        said("image: oci:/srv/web:1\ncommand: [/bin/app]").digest(),
     }
-    assert len(digests) == 6
+    assert len(digests) == 9
 
 
 def test_the_digest_of_a_definition_is_the_same_in_every_version() -> None:
     text = "rootfs: /srv/web\ncommand: [/bin/app]\nenv: {A: é}\ncwd: /x\nhostname: h\nuser: app:1\n"
     assert said(text).digest() == "5380ea5c46f5309b7dbf7d91c8074a97"
-    assert said(BASE).digest() == "ed01beed412747df896f0afe91cf3495"
+
+
+@pytest.mark.parametrize(
+    ("text", "digest"),
+    [
+        (BASE, "ed01beed412747df896f0afe91cf3495"),
+        ("bundle: /srv/bundle/web\n", "cb4661ec6a80859ffa27db26a288441b"),
+        (
+            "bundle: /srv/bundle/web\ncommand: [/bin/app, --fast]\nenv: {B: 2, A: 1}\n"
+            "stop-signal: TERM\n",
+            "4fd3e2c82c4f35088f15a3d784f8f0d3",
+        ),
+        (
+            "rootfs: /srv/web\ncommand: /bin/app 'a b'\ncwd: /srv\nhostname: h\nuser: app:staff\n",
+            "a2449eaecb31865f548d785b34b78a4b",
+        ),
+        (
+            BASE + "user: 7\ncheckpoint: {on: restart, keep: 3}\n",
+            "1a0e477c5cd64e5b4d210f46066d473f",
+        ),
+    ],
+)
+def test_a_sleeper_of_an_older_torpor_keeps_its_memory(text: str, digest: str) -> None:
+    assert said(text).digest() == digest
 
 
 @pytest.fixture
@@ -458,9 +613,6 @@ values = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(keys, inner, max_size=4),
     max_leaves=12,
 )
-quick = settings(
-    database=None, max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
 
 
 def parse_or_refuse(content: bytes) -> None:
@@ -472,20 +624,20 @@ def parse_or_refuse(content: bytes) -> None:
         assert re.fullmatch("[0-9a-f]{32}", definition.digest())
 
 
-@quick
+@cases(300)
 @given(st.binary(max_size=200))
 def test_no_bytes_end_in_anything_but_a_definition_error(content: bytes) -> None:
     parse_or_refuse(content)
 
 
-@quick
+@cases(300)
 @given(st.lists(words | st.text(max_size=3), max_size=30).map("".join))
 def test_no_fragments_of_yaml_end_in_anything_but_a_definition_error(text: str) -> None:
     parse_or_refuse(BASE.encode() + text.encode("utf-8", "surrogatepass"))
     parse_or_refuse(text.encode("utf-8", "surrogatepass"))
 
 
-@quick
+@cases(60)
 @given(st.dictionaries(keys, values, max_size=6))
 def test_no_structure_ends_in_anything_but_a_definition_error(tree: dict[str, Any]) -> None:
     parse_or_refuse(
@@ -493,30 +645,85 @@ def test_no_structure_ends_in_anything_but_a_definition_error(tree: dict[str, An
     )
 
 
-@quick
+@cases(100)
 @given(st.dictionaries(st.text("ABC", min_size=1), st.text().filter(lambda text: "\0" not in text)))
 def test_every_environment_is_read_back_as_it_was_written(env: dict[str, str]) -> None:
     text = yaml.safe_dump({"rootfs": "/r", "command": ["a"], "env": env})
     assert dict(said(text).env) == env
 
 
-def uncommented(without: str) -> str:
-    """The sample with every `#key: value` switched on, but for the alternative."""
+SAID = {  # what each key takes, and the beginnings of what it does not
+    "image": ["/srv/image", "oci:/srv/layout:1", "oci:", "oci:/:x"],
+    "read-only": ["yes", "maybe"],
+    "groups": ["[1, staff]", "[-1]", "{a: 1}"],
+    "umask": ["022", "8", "0o22"],
+    "rlimits": ["{nofile: '1:2', core: unlimited}", "{nofile: unlimited}", "{x: 1}"],
+    "capabilities": ["[all]", "{add: kill, drop: chown}", "{add: kill, drop: kill}", "[nope]"],
+    "devices": ["/dev/null:/dev/x:rw", "[/dev]", "a:b:c:d"],
+    "seccomp": ["unconfined", "/etc/s.json", "s.json"],
+    "selinux": ["disabled", "{process-label: 'a:b:c:s0'}", "{label: x}", "enforcing"],
+    "masked-paths": ["[/a, /b]", "/", "[..]"],
+    "readonly-paths": ["[]", "[[/a]]"],
+    "shm-size": ["64M", "0", "-1", "99999999999999999999"],
+    "mounts": ["['/a:/b:ro', 'v:/c', 'tmpfs:/t']", "['/a:/b', '/c:/b']", "[{destination: /a}]"],
+    "volumes": ["[/a, /b]", "/", '["/a\\tb"]'],
+    "namespaces": ["{net: host, ipc: 'container:db'}", "{mnt: host}", "{user: own}", "{pid: x}"],
+    "idmap": ["0:100000:65536", "{uids: '0:1:2', gids: '0:1:2'}", "['0:1:2', '1:5:5']", "1:2:3"],
+    "userns": ["web", "-1"],
+    "annotations": ["{a: b}", "{'': b}", "{a: [b]}"],
+    "cgroups": ["unit", "systemd", "cgroupfs:/a", "none", "cgroupfs:/"],
+    "slice": ["a-b.slice", "/a.slice/a-b.slice", "a--b.slice", "x"],
+    "resources": ["{memory-max: 1G}", "{memory-max: lots}", "[1]"],
+    "after": ["[db, a.service]", "[/]"],
+    "requires": ["[db]", "['@']"],
+    "bundle": ["/srv/bundle"],
+    "hostname": ["h", "a b"],
+    "user": ["web:staff", "1:1:1"],
+    "checkpoint": ["{on: stop, keep: 2}", "{on: never}", "{keep: 0}"],
+}
+hostile = st.text(st.sampled_from([*"[]{}:,'/&*!\n\t 0a-é"]), max_size=8)
+lines = st.sampled_from(sorted(SAID)).flatmap(
+    lambda key: (st.sampled_from(SAID[key]) | hostile).map(lambda value: f"{key}: {value}\n")
+)
+
+
+@cases(300)
+@given(st.lists(lines, max_size=6), st.booleans())
+def test_no_definition_ends_in_anything_but_a_definition_error(
+    written: list[str], has_base: bool
+) -> None:
+    parse_or_refuse("".join([BASE if has_base else "", *written]).encode())
+
+
+@pytest.mark.parametrize("key", sorted(SAID))
+def test_each_key_takes_the_first_of_its_examples(key: str) -> None:
+    base = BASE if key not in ("bundle", "image") else "command: [a]\n"
+    assert said(f"{base}{key}: {SAID[key][0]}\n").lines[key]
+
+
+TREES = {"rootfs", "image", "bundle"}
+MAPS = {"idmap", "userns"}
+
+
+def uncommented(*without: str) -> str:
+    """The sample with every `#key: value` switched on, but for these alternatives."""
     lines = (
         line.removeprefix("#") if re.match("#(?:  )?[A-Za-z-]+:", line) else line
         for line in SAMPLE.read_text().splitlines()
     )
-    return "\n".join(line for line in lines if not line.startswith(without + ":"))
+    return "\n".join(line for line in lines if line.partition(":")[0] not in without)
 
 
 def test_the_sample_is_a_definition_as_it_ships() -> None:
     said(SAMPLE.read_text())
 
 
-@pytest.mark.parametrize("alternative", ["bundle", "rootfs"])
-def test_the_sample_is_a_definition_with_everything_switched_on(alternative: str) -> None:
-    definition = said(uncommented(without=alternative))
-    assert set(schema.SCHEMA) - set(definition.lines) == {alternative}
+@pytest.mark.parametrize("tree", sorted(TREES))
+@pytest.mark.parametrize("ids", sorted(MAPS))
+def test_the_sample_is_a_definition_with_everything_switched_on(tree: str, ids: str) -> None:
+    alternatives = (TREES | MAPS) - {tree, ids}
+    definition = said(uncommented(*alternatives))
+    assert set(schema.SCHEMA) - set(definition.lines) == alternatives
 
 
 def test_the_sample_and_the_manual_know_every_key() -> None:
@@ -528,4 +735,12 @@ def test_the_sample_and_the_manual_know_every_key() -> None:
 
 
 def test_the_defaults_in_the_sample_are_the_defaults() -> None:
-    assert said(uncommented(without="bundle")).checkpoint == CheckpointPolicy()
+    default = said("image: oci:/srv/images:redis\ncommand: [a]\n")
+    definition = said(uncommented("rootfs", "bundle", "userns", "idmap"))
+    assert definition.checkpoint == CheckpointPolicy() == default.checkpoint
+    assert (definition.cgroups, definition.groups) == (default.cgroups, default.groups)
+    assert (definition.shm_size_bytes, definition.slice) == (
+        oci_defaults.SHM_SIZE_BYTES,
+        placement.DEFAULT_SLICE,
+    )
+    assert definition.rlimits == rlimits.DEFAULT

@@ -1,5 +1,6 @@
 """What a start of Python must not load: a hook is started for every container."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -46,7 +47,7 @@ def loaded(library: Path, first: str, stdin: str = "", **env: str) -> set[str]:
     return set(done.stdout.split())
 
 
-@pytest.mark.parametrize("hook", ["create_runtime", "poststop"])
+@pytest.mark.parametrize("hook", ["create_runtime", "poststop", "cgroup"])
 def test_a_hook_imports_nothing_heavy(library: Path, hook: str) -> None:
     assert not loaded(library, f"import torpor.hooks.{hook}") & HOOK
 
@@ -66,6 +67,15 @@ def test_a_hook_that_writes_a_state_imports_nothing_heavy_on_its_way(
     modules = loaded(library, RUN.format(hook=hook), told, **roots)
     assert "0" in modules and not modules & HOOK
     assert f"\nstate={'EXITED' if hook == 'poststop' else 'RUNNING'}\n" in record.read_text()
+
+
+def test_the_cgroup_hook_imports_nothing_heavy_to_see_that_a_container_is_in_its_slice(
+    library: Path,
+) -> None:
+    state = STATE.replace("STATUS", "creating").replace('"pid": 7', f'"pid": {os.getpid()}')
+    for told in (state, state[:-1] + ', "annotations": {"io.torpor.slice": "-.slice"}}'):
+        modules = loaded(library, RUN.format(hook="cgroup"), told)
+        assert "0" in modules and not modules & HOOK
 
 
 @pytest.mark.parametrize("command", ["start", "stop", "settle"])

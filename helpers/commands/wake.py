@@ -1,0 +1,317 @@
+"""Wake a container that sleeps: the better half of a start.
+
+Whatever goes wrong before its memory may have been used leaves it asleep, or set aside as the
+definition's policy says; afterwards it is never restored again.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+
+from torpor import (
+    criu,
+    fault,
+    images,
+    last_rendering,
+    notify,
+    payload,
+    preparation,
+    pump,
+    record,
+    shm,
+    state,
+)
+from torpor.cgroup import Cgroup
+from torpor.container import Container
+from torpor.errors import (
+    HostFaultError,
+    ImageError,
+    RecordError,
+    RestoreCutOffError,
+    RestoreError,
+    RuntimeFailedError,
+    StoppedError,
+    TorporError,
+)
+from torpor.images import Generation, Verification
+from torpor.last_rendering import Inputs
+from torpor.preparation import Plan
+from torpor.restore import Restore
+from torpor.talk import NOTICE, WARNING, mebibytes, say, say_fault, warn
+
+# A restore asks systemd for more time each half second, this far ahead.
+_EXTEND_S = 30
+# For umoci, cp and chcon with much to do on a slow disk.
+_PREPARE_S = 3600
+
+
+def wake(
+    container: Container, unit_cgroup: str, inputs: Inputs, current: state.State
+) -> str | None:
+    """Wake the container if it sleeps; returns why it must start fresh, None when it is awake."""
+    if state.plan(current) == state.REFUSE:
+        return _refuse(container, inputs, current)
+    missing = criu.missing()
+    if missing:
+        raise RuntimeFailedError(missing, "it sleeps on: start it again when that is mended")
+    stop_asked = _stop_was_asked()
+    try:
+        return _restore_or_explain(container, unit_cgroup, inputs, current, stop_asked)
+    except StoppedError as error:
+        _sleep_on(container, unit_cgroup, error.message)
+        return None
+    except (ImageError, RestoreError) as error:
+        warn(container.name, payload.clear(container, payload.cgroup_of(container, unit_cgroup)))
+        return _failed(container, inputs, error)
+    except (OSError, HostFaultError) as error:
+        # The host's fault, not the images': nothing is counted, and the start can be tried again.
+        if state.read(container).name == state.RESTORING:
+            _sleep_on(container, unit_cgroup, str(error))
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _restore_or_explain(
+    container: Container,
+    unit_cgroup: str,
+    inputs: Inputs,
+    current: state.State,
+    stop_asked: Callable[[], bool],
+) -> str | None:
+    generation = Generation(container, current.generation)
+    manifest = images.read_manifest(container, generation)
+    changed = _what_changed(container, inputs, manifest)
+    if changed:
+        return _outdated(container, current, changed)
+    while state.plan(current) != state.GIVE_UP:
+        verification = Verification(generation, manifest)  # of the plan too, before it is followed
+        plan = _read_plan(generation)
+        if _volumes_changed(container, plan, manifest):
+            return _outdated(container, current, "volumes")
+        cgroup = payload.planned_cgroup(plan, unit_cgroup)
+        _prepare(container, plan)
+        try:
+            _restore(container, cgroup, plan, inputs, current, generation, verification, stop_asked)
+            return None
+        except RestoreCutOffError as error:
+            current = _cut_off(container, cgroup, error)
+    raise ImageError(f"{current.attempt} restores of it were cut off")
+
+
+def _read_plan(generation: Generation) -> Plan:
+    try:
+        return preparation.read(generation.plan)
+    except RecordError as error:
+        raise ImageError(str(error)) from error
+
+
+def _volumes_changed(container: Container, plan: Plan, manifest: images.Manifest) -> bool:
+    """Whether other volumes than those that it fell asleep with are there; none is an error."""
+    return manifest.facts.get("volumes", "") != preparation.durable_identity(container, plan)
+
+
+def _prepare(container: Container, plan: Plan) -> None:
+    """Its failure says nothing about the images: whoever mends it finds the container asleep."""
+    # A rendering may have mounted the root by another plan, as with other subordinate ids.
+    warn(container.name, preparation.undo(container))
+    if preparation.takes_long(plan):
+        notify.extend(_PREPARE_S, "preparing its files")
+    warn(container.name, preparation.prepare(container, plan))
+
+
+def _cut_off(container: Container, cgroup: Cgroup, error: RestoreCutOffError) -> state.State:
+    """Clean up after a restore that was killed; its error again if the memory was used by then."""
+    warn(container.name, payload.clear(container, cgroup))
+    current = state.read(container)
+    if current.name != state.RESTORING:
+        raise RestoreError(error.message, error.hint) from error
+    say(f"{container.name}: {error.message}: attempt {current.attempt}", WARNING)
+    return current
+
+
+def _stop_was_asked() -> Callable[[], bool]:
+    """From now on a SIGTERM, as from ``systemctl stop``, is noted instead of obeyed."""
+    asked: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: asked.append(number))
+    return lambda: bool(asked)
+
+
+def _sleep_on(container: Container, unit_cgroup: str, why: str) -> None:
+    warn(container.name, payload.clear(container, payload.cgroup_of(container, unit_cgroup)))
+    current = state.read(container)
+    if current.name == state.RESTORING:
+        state.write(container, current.become(state.READY, why))
+    say(f"{container.name}: {why}: it sleeps on", NOTICE)
+
+
+def _what_changed(container: Container, inputs: Inputs, manifest: images.Manifest) -> str:
+    if manifest.facts.get("inputs") != inputs.digest:
+        return "definition"
+    try:
+        rootfs = last_rendering.rootfs_identity(container, inputs)
+    except FileNotFoundError:  # what it wrote over its image was removed
+        rootfs = ""
+    if manifest.facts.get("rootfs") != rootfs:
+        return "rootfs"
+    return ""
+
+
+def _restore(
+    container: Container,
+    cgroup: Cgroup,
+    plan: Plan,
+    inputs: Inputs,
+    current: state.State,
+    generation: Generation,
+    verification: Verification,
+    stop_asked: Callable[[], bool],
+) -> None:
+    if stop_asked():
+        raise StoppedError("stopped before it woke")
+    began_s = time.monotonic()
+    number = generation.number
+    size_bytes = verification.size_bytes
+    restoring = current.become(
+        state.RESTORING, f"restoring generation {number}", attempt=current.attempt + 1
+    )
+    state.write(container, restoring)
+    fault.point("restoring")
+    _lay_saved_bundle(container, cgroup, plan, generation)
+    _admit_owner(generation, inputs)
+
+    def consume() -> None:
+        state.write(container, restoring.become(state.CONSUMED, f"generation {number} resumed"))
+
+    def progress() -> None:
+        elapsed_s = time.monotonic() - began_s
+        if elapsed_s > 1:
+            size = mebibytes(size_bytes)
+            notify.extend(_EXTEND_S, f"restoring generation {number}, {size}, {elapsed_s:.0f} s")
+
+    shm.load(container, plan, generation, progress)
+    restore = Restore(
+        container,
+        generation,
+        verification,
+        size_bytes,
+        cgroup,
+        progress,
+        stop_asked,
+        systemd_cgroup=bool(preparation.first(plan, preparation.SYSTEMD)),
+    )
+    pid = restore.run(pump.start(container), consume)
+    fault.point("restored")
+    took = f"{mebibytes(size_bytes)}, in {time.monotonic() - began_s:.2f} s"
+    text = f"restored generation {number}, {took}"
+    notify.main_pid(pid, "READY=1", f"STATUS={text}").wait()
+    cgroup.thaw()
+    if stop_asked():  # too late to sleep on; systemd asked the helper, and will not ask again
+        os.kill(pid, inputs.stop_signal)
+    say(f"{container.name}: {text}", NOTICE)
+    try:
+        state.write(container, restoring.become(state.RUNNING, f"woke from generation {number}"))
+        fault.point("awake")
+        if inputs.keep_logs:
+            criu.keep_log(generation.work, "restore", container.log_path("restore"))
+    except OSError as error:  # CONSUMED is as good a record, and it runs
+        say(f"{container.name}: {error}", WARNING)
+    images.forget_older(container, inputs.keep - 1)
+
+
+def _lay_saved_bundle(
+    container: Container, cgroup: Cgroup, plan: Plan, generation: Generation
+) -> None:
+    """The config the container ran with: a newer torpor's defaults must not cost its memory.
+
+    Only what this boot makes anew is replaced: the cgroup of a unit that moved to another slice.
+    """
+    saved = record.read_bytes(generation.config)
+    if saved is None:
+        raise ImageError(f"{generation.config} is missing")
+    path = cgroup.name
+    elsewhere = (preparation.CGROUP, preparation.CGROUP_IN_UNIT)
+    follows_unit = not any(preparation.first(plan, key) for key in elsewhere)
+    if follows_unit and f'"cgroupsPath":"{path}"'.encode() not in saved:
+        saved = _moved(saved, path)
+    payload.lay_bundle(container, saved, plan)
+
+
+def _moved(saved: bytes, cgroup_path: str) -> bytes:
+    import json
+
+    config = json.loads(saved)
+    config["linux"]["cgroupsPath"] = cgroup_path
+    return json.dumps(config).encode()
+
+
+def _admit_owner(generation: Generation, inputs: Inputs) -> None:
+    """Let the root of a user namespace read its images, and still the host's.
+
+    CRIU opens some in the new namespace before it has become that user; as long as no ids are
+    mapped there, the host's root gets no further than an owner.
+    """
+    uid, gid = inputs.owner
+    if not uid:
+        return
+    for directory in (generation.images, generation.work):
+        os.chown(directory, 0, gid)
+        os.chmod(directory, 0o750)
+    for name in os.listdir(generation.images):
+        os.chown(f"{generation.images}/{name}", 0, gid)
+        os.chmod(f"{generation.images}/{name}", 0o640)
+
+
+def _failed(container: Container, inputs: Inputs, error: TorporError) -> str:
+    """A restore failed before the container's code could run, or nobody can tell any more."""
+    current = state.read(container)
+    say_fault(container.name, f"cannot restore: {error.message}", error.hint)
+    if current.name == state.CONSUMED:
+        return _damaged(container, inputs, current, "the restore failed after its memory was used")
+    if isinstance(error, ImageError) or inputs.start_fresh:
+        return _damaged(container, inputs, current, error.message)
+    # Sound images that CRIU cannot restore today, perhaps for a reason that can be mended.
+    number = current.generation
+    state.write(container, current.become(state.READY, f"not restored: {error.message}"))
+    raise RestoreError(
+        f"generation {number} was not restored and is kept",
+        f"restore-failure is 'fail': mend the cause and start again, or forget its memory with "
+        f"'torpor discard {container.name}'",
+    )
+
+
+def _refuse(container: Container, inputs: Inputs, current: state.State) -> str:
+    """Its images were set aside in an earlier start; what the policy says today counts."""
+    number = current.generation
+    why = f"generation {number} could not be restored: {current.reason}"
+    if inputs.start_fresh:
+        return why
+    raise ImageError(
+        why, f"restore-failure is 'fail': to start fresh, run 'torpor discard {container.name}'"
+    )
+
+
+def _damaged(container: Container, inputs: Inputs, current: state.State, why: str) -> str:
+    """Set the images aside and follow the policy."""
+    number = current.generation
+    place = images.set_aside(container, number)
+    kept = f"; its images are kept aside in {place}" if place else ""
+    if inputs.start_fresh:
+        state.write(container, current.become(state.NONE, f"generation {number}: {why}"))
+        say(f"{container.name}: generation {number} is not restored{kept}", WARNING)
+        return f"generation {number} was not restored: {why}"
+    state.write(container, current.become(state.DAMAGED, why))
+    raise ImageError(
+        f"generation {number} cannot be restored: {why}{kept}",
+        f"restore-failure is 'fail': to start fresh, run 'torpor discard {container.name}'",
+    )
+
+
+def _outdated(container: Container, current: state.State, changed: str) -> str:
+    number = current.generation
+    place = images.set_aside(container, number)
+    why = f"the {changed} changed after generation {number} was taken"
+    state.write(container, current.become(state.NONE, why))
+    say(f"{container.name}: {why}: starting fresh; its images are kept aside in {place}", WARNING)
+    return why

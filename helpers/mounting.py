@@ -1,0 +1,187 @@
+"""The mounts of a configuration, and what the host must have for them.
+
+What is generated comes first, then what is the bundle's own; a definition's wins over both.
+"""
+
+import os
+import re
+from collections.abc import Iterable
+
+from torpor import mount_list, oci_defaults, preparation, selinux, volumes
+from torpor.container import RUN_ROOT, Container
+from torpor.definition import Definition
+from torpor.errors import DefinitionError
+from torpor.facts import Facts
+from torpor.mount_list import Mount
+from torpor.oci_config import Config, objects, section
+from torpor.preparation import Plan
+from torpor.selinux import Labels
+from torpor.values import WrongError
+
+# What is planned for the sake of a generated mount alone.
+_MADE_FOR = {oci_defaults.SHM: preparation.SHM, "/etc/hostname": preparation.HOSTNAME}
+
+
+class Mounting:
+    """The mounts of one configuration in the making; plan and warnings grow with them."""
+
+    def __init__(
+        self,
+        definition: Definition,
+        facts: Facts,
+        config: Config,
+        plan: Plan,
+        labels: Labels | None,
+    ) -> None:
+        self.plan = plan
+        self.warnings: list[str] = []
+        self._definition = definition
+        self._facts = facts
+        self._config = config
+        self._labels = labels
+        self._is_bundle = definition.bundle is not None
+        self._container = Container(definition.name)
+
+    def render(self) -> None:
+        """Raises ShapeError, DefinitionError."""
+        self._mounts()
+        self._sources()
+        self._mountpoints()
+
+    def _mounts(self) -> None:
+        config, definition = self._config, self._definition
+        generated = [*self._shm(), *self._files(), *self._own_volumes()]
+        wanted = [self._mount(mount) for mount in definition.mounts]
+        if not generated and not wanted:
+            return
+        base, _ = mount_list.merged(objects(config, "mounts"), generated)
+        mounts, replaced = mount_list.merged(base, wanted)
+        for place in replaced:
+            self.warnings.append(f"{definition.path}: mounts: yours replaces that at {place}")
+            self.plan = [pair for pair in self.plan if pair[0] != _MADE_FOR.get(place)]
+        config["mounts"] = mounts
+
+    def _sources(self) -> None:
+        """CRIU opens bind sources as the root of the user namespace, who cannot go everywhere."""
+        if not any(key == preparation.OWNER for key, _ in self.plan):
+            return
+        mounts = objects(self._config, "mounts")
+        for number, mount in enumerate(mounts):
+            source = mount.get("source")
+            if mount_list.is_bind(mount) and isinstance(source, str) and _is_elsewhere(source):
+                self.plan.append((preparation.BIND, preparation.value(str(number), source)))
+                path = preparation.source_path(self._container, number)
+                mounts[number] = {**mount, "source": path}
+        self._config["mounts"] = mounts
+
+    def _mountpoints(self) -> None:
+        """Where ids are mapped, the places that a restore would make in the rootfs itself."""
+        if not any(key == preparation.MAPPED for key, _ in self.plan):
+            return
+        mounts = objects(self._config, "mounts")
+        kernel = [str(m["destination"]) for m in mounts if m.get("type") in ("proc", "sysfs")]
+        for mount in mounts:
+            place = mount_list.normal(mount.get("destination"))
+            is_inside = any(place.startswith(f"{outer.rstrip('/')}/") for outer in kernel)
+            if is_inside and not mount_list.is_bind(mount):
+                self.plan.append((preparation.MOUNTPOINT, preparation.value(place)))
+
+    def _shm(self) -> list[Config]:
+        """/dev/shm: a tmpfs of the host's, so that it can be shared and is saved only when used."""
+        definition = self._definition
+        present = [
+            mount
+            for mount in objects(self._config, "mounts")
+            if mount_list.normal(mount.get("destination")) == oci_defaults.SHM
+        ]
+        if self._is_bundle and not present and definition.shm_size_bytes is None:
+            return []
+        if self._is_bundle and present and mount_list.is_bind(present[-1]):
+            return []  # its author has a directory for it
+        ipc = definition.namespaces.get("ipc")
+        if ipc and ipc.how in ("host", "container") and definition.shm_size_bytes is not None:
+            problem = f"is not for the /dev/shm of {ipc.where or 'the host'}, which ipc: shares"
+            raise definition.error("shm-size", problem, "Remove it.")
+        if ipc and ipc.how == "host":
+            return [mount_list.bind(oci_defaults.SHM, oci_defaults.SHM, ["rbind", "noexec"])]
+        if ipc and ipc.how == "container":
+            source = preparation.shm_path(Container(ipc.where))
+        else:
+            source = preparation.shm_path(self._container)
+            size = definition.shm_size_bytes or _size_bytes(present) or oci_defaults.SHM_SIZE_BYTES
+            label = self._labels.mount if self._labels else ""
+            context = selinux.mount_option(label) if label else ""
+            self.plan.append((preparation.SHM, preparation.value(str(size), context)))
+        options = ["bind", "nosuid", "noexec", "nodev"]
+        return [mount_list.bind(source, oci_defaults.SHM, options)]
+
+    def _files(self) -> list[Config]:
+        """Files that torpor writes, read-only where the container's root is."""
+        hostname = self._config.get("hostname") or self._facts.hostname
+        if not hostname or "/etc/hostname" not in self._facts.mountpoints:
+            return []
+        path = preparation.file_path(self._container, "hostname")
+        self.plan.append((preparation.HOSTNAME, preparation.value(hostname)))
+        options = ["bind", "nosuid", "noexec", "nodev"]
+        if section(self._config, "root").get("readonly"):
+            options.append("ro")
+        return [mount_list.bind(path, "/etc/hostname", options)]
+
+    def _own_volumes(self) -> list[Config]:
+        """What the image declares and the definition names, but for what is mounted there."""
+        definition, image = self._definition, self._facts.image
+        declared = [*(image.volumes if image else ()), *definition.volumes]
+        mounted = {mount.destination for mount in definition.mounts}
+        found = []
+        for destination in dict.fromkeys(declared):
+            if destination in mounted:
+                continue
+            source = volumes.own(self._container, destination)
+            self.plan.append((preparation.FILL, preparation.value(destination)))
+            found.append(volumes.oci_mount(source, destination))
+        return found
+
+    def _mount(self, mount: Mount) -> Config:
+        options, shared = mount.options, None
+        try:
+            options, shared = selinux.relabelling(mount.options)
+        except WrongError as error:
+            raise self._blamed(mount, error) from error
+        source = mount.source
+        if mount.kind == mount_list.BIND:
+            source = self._facts.sources[mount.source]
+        elif mount.kind == mount_list.VOLUME:
+            source = volumes.named(mount.source)
+            self.plan.append((preparation.VOLUME, mount.source))
+        plain = Mount(mount.destination, mount.kind, source, options, mount.recursive)
+        if shared is not None and self._labels and self._labels.mount:
+            try:
+                self._relabel(source, self._labels.mount, shared=shared)
+            except WrongError as error:
+                raise self._blamed(mount, error) from error
+        return mount_list.entry(plain, source)
+
+    def _blamed(self, mount: Mount, error: WrongError) -> DefinitionError:
+        return self._definition.error("mounts", error.problem, error.hint, mount.line)
+
+    def _relabel(self, source: str, label: str, *, shared: bool) -> None:
+        selinux.relabel(source, label, shared)
+        words = preparation.value("shared" if shared else "private", label, source)
+        self.plan.append((preparation.RELABEL, words))
+
+
+def _is_elsewhere(source: str) -> bool:
+    """Whether a bind source is outside of the run directories, which let everybody pass."""
+    return os.path.isabs(source) and not source.startswith(f"{RUN_ROOT}/")
+
+
+def _size_bytes(mounts: list[Config]) -> int:
+    """The size= of the last of a bundle's mounts, 0 where it has none (tmpfs(5))."""
+    options: Iterable[object] = (mounts[-1].get("options") or ()) if mounts else ()
+    sizes = [str(option)[5:] for option in options if str(option).startswith("size=")]
+    if not sizes:
+        return 0
+    number, suffix = sizes[-1].rstrip("kKmMgG"), sizes[-1][-1:].lower()
+    if not re.fullmatch("[0-9]{1,15}", number):
+        return 0
+    return int(number) << {"k": 10, "m": 20, "g": 30}.get(suffix, 0)
