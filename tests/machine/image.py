@@ -51,6 +51,7 @@ PACKAGES = (
         "libc6-dev",
         "python3-pytest",
         "strace",
+        "umoci",
     ),
     # a machine can hold a machine
     "systemd-container",

@@ -9,6 +9,7 @@ from machine import Machine
 
 README = Path(__file__).parents[2] / "README.md"
 TOUR = "Your first container"
+IMAGES = "A slice, limits and an image"
 
 
 def commands(section: str) -> str:
@@ -36,6 +37,23 @@ def test_the_first_container_counts_on_after_its_sleep(machine: Machine) -> None
     finally:
         hello.remove()
         machine.run("rm", "-rf", "/srv/hello")
+
+
+def test_the_tour_of_images_runs_as_it_stands(machine: Machine) -> None:
+    make_busybox(machine, "/srv/hello")
+    cache = Container(machine, "cache")
+    try:
+        done = machine.run("bash", "-euxc", commands(IMAGES))
+        assert "/torpor.slice/torpor-caches.slice/torpor@cache.service" in done.stdout
+        assert cache.property("TasksMax") == "50"
+        cache.stop()
+        cache.start()
+        assert cache.state() == "RUNNING"
+        assert machine.run("test", "-e", "/srv/hello/tmp/count", check=False).returncode
+        assert machine.read("/var/lib/torpor/cache/storage/upper/tmp/count").strip().isdigit()
+    finally:
+        cache.remove()
+        machine.run("rm", "-rf", "/srv/hello", "/var/lib/torpor/.volumes/cache-data")
 
 
 def test_the_sample_definition_is_installed_and_right(machine: Machine) -> None:
