@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
+from torpor.yaml_tree import shown
+
 LENGTH_LIMIT = 16 << 10  # `.*name$`, tried at every place of such a text, takes 0.2 s
 TIMEOUT_S = 2.0
 
@@ -67,7 +69,7 @@ def compiled(pattern: str) -> re.Pattern[str]:
             warnings.simplefilter("error")  # Python warns of what it may read otherwise one day
             return re.compile(translated, re.ASCII)
     except (re.error, ValueError, OverflowError, Warning) as error:
-        raise PatternError(str(error).partition(" at position ")[0]) from error
+        raise PatternError(shown(str(error).partition(" at position ")[0])) from error
     except RecursionError as error:
         raise PatternError("it is nested too deeply") from error
 
@@ -108,7 +110,7 @@ def _translated(token: re.Match[str]) -> str:
     if token["end"]:
         return r"\Z"  # Python's $ also matches before a line break at the end
     if token["unclosed"] or token["possessive"] or not token["group"]:
-        raise PatternError(f"'{token[0]}' is not of Go's syntax, or not supported here")
+        raise PatternError(f"'{shown(token[0])}' is not of Go's syntax, or not supported here")
     return token[0]
 
 
@@ -116,7 +118,7 @@ def _escape(text: str, letter: str) -> str:
     if letter in _ESCAPES:
         return _ESCAPES[letter]
     if letter and (letter in "123456789NUZu" or not letter.isascii()):
-        raise PatternError(f"'{text}' is not of Go's syntax, or not supported here")
+        raise PatternError(f"'{shown(text)}' is not of Go's syntax, or not supported here")
     return text
 
 
@@ -125,7 +127,7 @@ def _set_item(item: re.Match[str]) -> str:
     if name in _CLASSES:
         return _CLASSES[name]
     if name or text in _NOT_IN_SET:
-        raise PatternError(f"'{text}' in square brackets is not supported here")
+        raise PatternError(f"'{shown(text)}' in square brackets is not supported here")
     if text == r"\s":
         return _SPACE
     return text if text.startswith("\\") else f"\\{text}"

@@ -584,3 +584,10 @@ def test_any_pattern_is_searched_for_or_refused(pattern: str, text: str) -> None
             go_regexp.matches(go_regexp.compiled(pattern), text)
     except (go_regexp.PatternError, go_regexp.LimitError) as error:
         assert str(error)
+
+
+@pytest.mark.parametrize("pattern", ["(?\x80)", "[b-\x01]", "a\x7f**"])
+def test_a_pattern_is_never_shown_as_it_is(pattern: str) -> None:
+    with pytest.raises(HookError) as caught:
+        oci_hook.parse("a.json", json.dumps(content({"commands": [pattern]})).encode())
+    assert caught.value.message.isprintable()
