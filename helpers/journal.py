@@ -2,11 +2,11 @@
 
 import syslog
 
-from torpor.talk import say
+from torpor.talk import WARNING, say
 
 
-def tell(text: str, level: int) -> None:
-    """Write one message to standard error and to the journal, with a level of torpor.talk."""
-    say(f"torpor: {text}", level)
+def warn(text: str) -> None:
+    """Write one warning to standard error and to the journal."""
+    say(f"torpor: {text}", WARNING)
     syslog.openlog("torpor", 0, syslog.LOG_DAEMON)
-    syslog.syslog(level, text)
+    syslog.syslog(WARNING, text)

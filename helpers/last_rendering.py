@@ -14,20 +14,16 @@ from torpor.rootfs import identity
 class Inputs:
     """What a start and a stop need to know of a definition, without reading YAML."""
 
-    __slots__ = ("_pairs",)
+    __slots__ = ("pairs",)
 
     def __init__(self, pairs: list[tuple[str, str]]) -> None:
-        self._pairs = pairs
-
-    @property
-    def pairs(self) -> list[tuple[str, str]]:
-        return self._pairs
+        self.pairs = pairs
 
     def text(self, key: str) -> str:
-        return next((value for name, value in self._pairs if name == key), "")
+        return next((value for name, value in self.pairs if name == key), "")
 
     def texts(self, key: str) -> list[str]:
-        return [value for name, value in self._pairs if name == key]
+        return [value for name, value in self.pairs if name == key]
 
     @property
     def digest(self) -> str:

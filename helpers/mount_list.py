@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torpor import values
+from torpor.container import valid_name
 from torpor.values import WrongError
 from torpor.yaml_tree import Mapping, Node, Scalar, shown
 
@@ -24,7 +25,6 @@ _TYPES = (BIND, TMPFS, VOLUME, "proc", "sysfs", "mqueue", "devpts", "cgroup")
 _KEYS = ("destination", "source", "type", "options")
 _BIND_OPTIONS = ("bind", "rbind")
 _RELABELLING = ("z", "Z")
-_VOLUME_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _OPTION = re.compile(r"[A-Za-z0-9_.%/:+-]+(=[^,\0\n]*)?")
 
 
@@ -124,7 +124,7 @@ def _source(kind: str, source: str, line: int) -> str:
     if kind == BIND:
         return values.absolute(source, line)
     if kind == VOLUME:
-        if not _VOLUME_NAME.fullmatch(source):
+        if not valid_name(source):
             hint = "A name is 1 to 64 letters, digits, '_', '.' and '-'; a path begins with /."
             raise WrongError(f"'{shown(source)}' is neither a volume's name nor a path", hint, line)
         return source

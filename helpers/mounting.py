@@ -138,7 +138,8 @@ class Mounting:
                 continue
             source = volumes.own(self._container, destination)
             self.plan.append((preparation.FILL, preparation.value(destination)))
-            found.append(volumes.oci_mount(source, destination))
+            options = ["bind", "rprivate", "nosuid", "nodev"]  # as podman's for a volume
+            found.append(mount_list.bind(source, destination, options))
         return found
 
     def _mount(self, mount: Mount) -> Config:

@@ -1,20 +1,45 @@
-"""Mounts on the host that a killed restore leaves behind."""
+"""Mounts on the host: what is mounted where, and what a killed restore leaves behind."""
 
 import os
 
-from torpor import lock, process
+from torpor import lock, process, program
+from torpor.errors import TorporError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+TIMEOUT_S = 30.0
 
 # CRIU assembles a container's mounts on a tmpfs there (create_mnt_roots in criu/mount.c).
 _CRIU_DIRECTORY = "/tmp"
 _CRIU_PREFIX = ".criu.mntns."
 
 
-def is_mounted(path: str) -> bool:
-    """Whether something is mounted at exactly this path (proc_pid_mountinfo(5))."""
+def mount(words: list[str]) -> None:
+    """Run mount(8) with these words, the last of which is the place. Raises TorporError."""
+    if reason := program.run(["mount", *words], timeout_s=TIMEOUT_S):
+        raise TorporError(f"cannot mount {words[-1]}: {reason}", "see: dmesg | tail")
+
+
+def _table() -> "Iterator[list[str]]":
+    """The fields of each mount; the fifth is its place (proc_pid_mountinfo(5))."""
     with open(
         "/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape", newline="\n"
     ) as table:
-        return any(line.split(" ")[4] == path for line in table)
+        for line in table:
+            yield line.split()
+
+
+def is_mounted(path: str) -> bool:
+    """Whether something is mounted at exactly this path."""
+    return any(fields[4] == path for fields in _table())
+
+
+def options(path: str) -> list[str]:
+    """Options of the topmost mount at exactly this path and of its file system; [] for none."""
+    found = [fields for fields in _table() if fields[4] == path]
+    return f"{found[-1][5]},{found[-1][-1]}".split(",") if found else []
 
 
 def below(directory: str) -> list[str]:
@@ -22,13 +47,8 @@ def below(directory: str) -> list[str]:
 
     The directory's own path must hold nothing that proc_pid_mountinfo(5) escapes.
     """
-    prefix = f"{directory}/"
-    with open(
-        "/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape", newline="\n"
-    ) as table:
-        places = {line.split(" ")[4] for line in table}
-    found = [place for place in places if place.startswith(prefix)]
-    return sorted(found, key=lambda place: (-place.count("/"), place))
+    places = {fields[4] for fields in _table() if fields[4].startswith(f"{directory}/")}
+    return sorted(places, key=lambda place: (-place.count("/"), place))
 
 
 def detach(path: str, most: int = 16) -> bool:

@@ -58,6 +58,11 @@ def status(text: str) -> None:
     notify(f"STATUS={text}")
 
 
+def take_long(text: str) -> None:
+    """Ask for an hour: umoci, cp and chcon may have much to do on a slow disk, and tell nothing."""
+    extend(3600, text)
+
+
 def extend(seconds: int, text: str) -> None:
     """Show progress and ask for this many seconds more before the unit's timeout."""
     notify(f"STATUS={text}", f"EXTEND_TIMEOUT_USEC={seconds * 1_000_000}")

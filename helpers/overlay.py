@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 _OPTIONS = "index=on,nfs_export=on,metacopy=off,redirect_dir=on,xino=auto"
 _LOOK_OPTIONS = "index=off,nfs_export=off,metacopy=off,redirect_dir=follow"
 _ORIGIN = "trusted.overlay.origin"
-_TIMEOUT_S = 30.0
 _BUSY_S = 5.0
 _RETRY_S = 0.1
 _ID_MAPPED = "X-mount.idmap"  # mount(8), util-linux 2.39; older ones take no notice of it
@@ -81,7 +80,7 @@ def mount_to_look(container: Container, image: str, ids: str = "") -> None:
     record.make_directory(path)
     layers = f"lowerdir={storage_path(container)}/upper:{lower}"
     argv = ["mount", "-t", "overlay", "-o", f"ro,{layers},{_LOOK_OPTIONS}", "overlay", path]
-    if reason := program.run(argv, timeout_s=_TIMEOUT_S):
+    if reason := program.run(argv, timeout_s=mounts.TIMEOUT_S):
         raise TorporError(
             f"cannot look at what {container.name} wrote over {image}: {reason}",
             "dmesg may say more",
@@ -136,8 +135,8 @@ def _bind(source: str, target: str, access: str, ids: str) -> None:
     record.make_directory(target)
     options = f"bind,{access}" + (f",{_ID_MAPPED}={ids}" if ids else "")
     argv = ["mount", "--no-canonicalize", "-o", options, "--", source, target]
-    reason = program.run(argv, timeout_s=_TIMEOUT_S)
-    if not reason and ids and "idmapped" not in _options(target):
+    reason = program.run(argv, timeout_s=mounts.TIMEOUT_S)
+    if not reason and ids and "idmapped" not in mounts.options(target):
         reason = "mount ignores X-mount.idmap"
     if reason:
         _unmount_quietly(target)
@@ -210,7 +209,7 @@ def _rebase(storage: str) -> None:
     for directory, inner, names in os.walk(upper, topdown=False, onerror=_raise):
         for name in (*inner, *names):  # a link to a directory counts as a directory here
             _forget_origin(f"{directory}/{name}")
-    if reason := program.run(["sync", "--file-system", upper], timeout_s=_TIMEOUT_S):
+    if reason := program.run(["sync", "--file-system", upper], timeout_s=mounts.TIMEOUT_S):
         raise TorporError(f"{upper} cannot be synced: {reason}", _DISK_HINT)
     _forget_origin(upper)
 
@@ -247,7 +246,7 @@ def _mount_overlay(container: Container) -> str:
     argv = ["mount", "-t", "overlay", "-o", f"{layers},{_OPTIONS}", "overlay"]
     deadline = time.monotonic() + _BUSY_S
     while True:
-        reason = program.run([*argv, rootfs_path(container)], timeout_s=_TIMEOUT_S)
+        reason = program.run([*argv, rootfs_path(container)], timeout_s=mounts.TIMEOUT_S)
         if "busy" not in reason or time.monotonic() > deadline:
             return reason
         time.sleep(_RETRY_S)
@@ -255,18 +254,9 @@ def _mount_overlay(container: Container) -> str:
 
 def _warnings(container: Container, image: str) -> list[str]:
     """Linux goes on without file handles where a file system has none."""
-    if "nfs_export=on" in _options(rootfs_path(container)):
+    if "nfs_export=on" in mounts.options(rootfs_path(container)):
         return []
     return [
         f"the file system of {image} has no file handles: {container.name} cannot sleep while it "
         "watches files (inotify) or has a deleted file of the image open"
     ]
-
-
-def _options(path: str) -> list[str]:
-    """Options of the mount at exactly this path and of its file system: proc_pid_mountinfo(5)."""
-    with open(
-        "/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape", newline="\n"
-    ) as table:
-        found = [line.split() for line in table if line.split(" ")[4] == path]
-    return f"{found[-1][5]},{found[-1][-1]}".split(",") if found else []

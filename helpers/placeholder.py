@@ -6,7 +6,7 @@ is a cat(1) on a pipe: it exits with 0 when this process closes the pipe, or die
 
 import os
 
-from torpor.cgroup import SUPERVISOR, Cgroup
+from torpor.cgroup import Cgroup, supervisor_of
 from torpor.errors import CheckpointError
 
 
@@ -18,7 +18,7 @@ class Placeholder:
         answer, report = os.pipe()
         child = os.fork()
         if child == 0:
-            _become_cat(inner, report, Cgroup(f"{unit_cgroup}/{SUPERVISOR}"))
+            _become_cat(inner, report, supervisor_of(unit_cgroup))
         os.close(inner)
         os.close(report)
         os.waitpid(child, 0)

@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 _FORM = "plan"
 _SEPARATOR = "\t"
 _UNSPEAKABLE = (_SEPARATOR, "\n", "\0")
-_MOUNT_TIMEOUT_S = 30.0
 _RELABEL_TIMEOUT_S = 600.0
 # Who knows a name passes, nobody sees the names.
 _PASSABLE = 0o711
@@ -190,7 +189,7 @@ def undo(container: Container) -> list[str]:
         path
         for path in found
         if os.path.dirname(path) == sources
-        and program.run(["mount", "--make-rprivate", path], timeout_s=_MOUNT_TIMEOUT_S)
+        and program.run(["mount", "--make-rprivate", path], timeout_s=mounts.TIMEOUT_S)
     ]
     return [
         f"{path} cannot be unmounted; see: findmnt {path}"
@@ -254,7 +253,7 @@ def _shm(container: Container, plan: Plan, words: list[str]) -> None:
         options += f",{context}"
     path = shm_path(container)
     record.make_directory(path)
-    _mount(["-t", "tmpfs", "-o", options, "shm", path])
+    mounts.mount(["-t", "tmpfs", "-o", options, "shm", path])
 
 
 def _hostname(container: Container, plan: Plan, words: list[str]) -> None:
@@ -285,7 +284,7 @@ def _join(container: Container, plan: Plan, words: list[str]) -> None:
     path = namespace_path(container, kind)
     record.make_directory(os.path.dirname(path))
     _write(path, "")
-    _mount(["--bind", f"/proc/{pid}/ns/{kind}", path])
+    mounts.mount(["--bind", f"/proc/{pid}/ns/{kind}", path])
     # Only now: a pid that was used again meanwhile must not lead into a namespace of the host.
     if not _is_of(pid, other):
         mounts.detach(path)
@@ -329,7 +328,7 @@ def _bind(container: Container, plan: Plan, words: list[str]) -> None:
         record.make_directory(path)
     else:
         _write(path, "")
-    _mount(["--rbind", "--make-rprivate", source, path])
+    mounts.mount(["--rbind", "--make-rprivate", source, path])
 
 
 def _relabel(container: Container, plan: Plan, words: list[str]) -> None:
@@ -348,11 +347,6 @@ def _label_of(path: str) -> str:
         return os.getxattr(path, "security.selinux").rstrip(b"\0").decode("utf-8", "replace")
     except OSError:
         return ""
-
-
-def _mount(words: list[str]) -> None:
-    if reason := program.run(["mount", *words], timeout_s=_MOUNT_TIMEOUT_S):
-        raise TorporError(f"cannot mount {words[-1]}: {reason}", "see: dmesg | tail")
 
 
 _ROOT = (OWNER, OVERLAY, MAPPED, ROOTFS)

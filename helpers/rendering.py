@@ -8,7 +8,7 @@ import os
 import torpor
 from torpor import last_rendering, record
 from torpor.container import RUN_ROOT, Container
-from torpor.errors import DefinitionError, RecordError, TorporError
+from torpor.errors import DefinitionError, RecordError
 from torpor.last_rendering import Inputs
 
 TYPE_CHECKING = False  # neither typing nor what renders is imported when nothing changed
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from torpor.placement import Place
     from torpor.preparation import Plan
     from torpor.spec import Rendered
-
-
-_MOUNT_TIMEOUT_S = 30.0
 
 
 def current(
@@ -115,13 +112,12 @@ def _warnings(inputs: Inputs, rendered: "Rendered") -> list[str]:
 class _Made:
     """A rendering, and the record of what it was made from."""
 
-    __slots__ = ("definition", "inputs", "pairs", "rendered")
+    __slots__ = ("definition", "inputs", "rendered")
 
     def __init__(
         self, definition: "Definition", pairs: list[tuple[str, str]], rendered: "Rendered"
     ) -> None:
         self.definition = definition
-        self.pairs = pairs
         self.inputs = Inputs(pairs)
         self.rendered = rendered
 
@@ -138,7 +134,7 @@ def _render(container: Container, unit_payload: str) -> tuple[Inputs, list[str]]
     record.remove_durably(container.inputs_path)  # it must not vouch for what is not its own
     record.write_durably(container.rendered_path, oci_config.dumps(config))
     record.write_durably(container.planned_path, preparation.serialize([*plan]))
-    record.write_durably(container.inputs_path, record.serialize("inputs", made.pairs))
+    record.write_durably(container.inputs_path, record.serialize("inputs", made.inputs.pairs))
     return made.inputs, [*_warnings(made.inputs, made.rendered), *_not_yet_known(made)]
 
 
@@ -175,12 +171,11 @@ def _look_into(container: Container, where: "Storage") -> str:
 
 def _mount_privately(container: Container, where: "Storage") -> str:
     """In a mount namespace that ends with this process."""
-    from torpor import preparation, program
+    from torpor import mounts, preparation
 
     os.unshare(os.CLONE_NEWNS)
     for words in (["--make-rprivate", "/"], ["-t", "tmpfs", "tmpfs", RUN_ROOT]):
-        if reason := program.run(["mount", *words], timeout_s=_MOUNT_TIMEOUT_S):
-            raise TorporError(f"cannot mount {words[-1]}: {reason}", "see: dmesg | tail")
+        mounts.mount(words)
     record.make_directory(container.run_dir)
     preparation.show_root(container, [*where.plan])
     return where.root

@@ -13,8 +13,6 @@ from torpor.errors import TorporError
 
 TYPE_CHECKING = False  # a start prepares volumes; it must not load what only definitions need
 if TYPE_CHECKING:
-    from typing import Any
-
     from torpor.yaml_tree import Node
 
 STORE = f"{STATE_ROOT}/.volumes"  # no container's name begins with a dot
@@ -78,16 +76,6 @@ def _parse_volume(node: "Node") -> str:
         hint = "Name the volume and mount it there: mounts: [NAME:/PATH]"
         raise WrongError(f"'{shown(found)}' is too long for a volume", hint, node.line)
     return found
-
-
-def oci_mount(source: str, destination: str) -> "dict[str, Any]":
-    """The entry of mounts in an OCI configuration; options as podman's for a volume."""
-    return {
-        "destination": destination,
-        "type": "bind",
-        "source": source,
-        "options": ["bind", "rprivate", "nosuid", "nodev"],
-    }
 
 
 def prepare(path: str, owner: tuple[int, int], rootfs: str = "", destination: str = "") -> None:

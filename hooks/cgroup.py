@@ -22,7 +22,9 @@ def main() -> None:
         who = f"torpor: {told.id}" if valid_name(told.id) else who
         _confine(told)
     except (TorporError, OSError) as error:
-        _say_fault(who, error)
+        from torpor.talk import report  # seldom needed
+
+        report(who, error)
         os._exit(1)
     os._exit(0)
 
@@ -78,20 +80,7 @@ def _elsewhere(told: OciState, place: Place, slice: str) -> TorporError:
     )
 
 
-# Seldom needed, and each module that is imported costs 2 % of the whole run.
-
-
 def _warn(text: str) -> None:
-    from torpor.journal import tell
-    from torpor.talk import WARNING
+    from torpor.journal import warn  # seldom needed, and each import costs 2 % of the whole run
 
-    tell(text, WARNING)
-
-
-def _say_fault(who: str, error: TorporError | OSError) -> None:
-    from torpor.talk import say_fault
-
-    if isinstance(error, TorporError):
-        say_fault(who, error.message, error.hint)
-    else:
-        say_fault(who, str(error))
+    warn(text)

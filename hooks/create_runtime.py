@@ -33,7 +33,9 @@ def main() -> None:
             who = f"torpor: {told.id}"
             _record(Container(told.id), told)
     except (TorporError, OSError) as error:
-        _say_fault(who, error)
+        from torpor.talk import report  # seldom needed
+
+        report(who, error)
         os._exit(1)
     os._exit(0)
 
@@ -63,7 +65,7 @@ def _record_running(container: Container, how: str) -> None:
         _go_on_unrecorded(container, before, error)
     else:
         if was:
-            _tell(
+            _warn(
                 f"{container.name}: generation {before.generation} {was} and is void now: "
                 f"its container was {how}"
             )
@@ -77,23 +79,10 @@ def _go_on_unrecorded(container: Container, before: State, error: OSError) -> No
             f"it would wake later than this run: make room at {container.state_dir}, "
             f"or forget it: torpor discard {container.name}",
         ) from error
-    _tell(f"{container.name}: its run is not recorded: {error}")
+    _warn(f"{container.name}: its run is not recorded: {error}")
 
 
-# Seldom needed, and each module that is imported costs 2 % of the whole run.
+def _warn(text: str) -> None:
+    from torpor.journal import warn  # seldom needed, and each import costs 2 % of the whole run
 
-
-def _tell(text: str) -> None:
-    from torpor.journal import tell
-    from torpor.talk import WARNING
-
-    tell(text, WARNING)
-
-
-def _say_fault(who: str, error: TorporError | OSError) -> None:
-    from torpor.talk import say_fault
-
-    if isinstance(error, TorporError):
-        say_fault(who, error.message, error.hint)
-    else:
-        say_fault(who, str(error))
+    warn(text)

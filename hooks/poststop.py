@@ -34,7 +34,6 @@ def _record_end(container: Container) -> None:
 
 
 def _warn(text: str) -> None:
-    from torpor.journal import tell  # seldom needed
-    from torpor.talk import WARNING
+    from torpor.journal import warn  # seldom needed
 
-    tell(text, WARNING)
+    warn(text)

@@ -34,8 +34,6 @@ from torpor.process import Child
 from torpor.talk import WARNING, report, say, warn
 
 _CREATE_TIMEOUT_S = 60.0
-# For umoci, cp and chcon with much to do on a slow disk.
-_PREPARE_S = 3600
 
 
 def main() -> None:
@@ -67,7 +65,7 @@ def _start(container: Container) -> None:
 
 
 def _await_rendering() -> None:
-    notify.extend(_PREPARE_S, "rendering its configuration")
+    notify.take_long("rendering its configuration")
 
 
 def _read_state(container: Container) -> state.State:
@@ -88,7 +86,7 @@ def _start_fresh(container: Container, unit_cgroup: str, inputs: Inputs, reason:
     plan = preparation.read(container.planned_path)
     cgroup = payload.planned_cgroup(plan, unit_cgroup)
     if preparation.takes_long(plan):
-        notify.extend(_PREPARE_S, "preparing its files")
+        notify.take_long("preparing its files")
     warn(container.name, preparation.prepare(container, plan))
     current = state.read(container)
     if current.name == state.DUMPING:

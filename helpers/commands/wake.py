@@ -42,8 +42,6 @@ from torpor.talk import NOTICE, WARNING, mebibytes, say, say_fault, warn
 
 # A restore asks systemd for more time each half second, this far ahead.
 _EXTEND_S = 30
-# For umoci, cp and chcon with much to do on a slow disk.
-_PREPARE_S = 3600
 
 
 def wake(
@@ -117,7 +115,7 @@ def _prepare(container: Container, plan: Plan) -> None:
     # A rendering may have mounted the root by another plan, as with other subordinate ids.
     warn(container.name, preparation.undo(container))
     if preparation.takes_long(plan):
-        notify.extend(_PREPARE_S, "preparing its files")
+        notify.take_long("preparing its files")
     warn(container.name, preparation.prepare(container, plan))
 
 
