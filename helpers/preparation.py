@@ -294,8 +294,9 @@ def _join(container: Container, plan: Plan, words: list[str]) -> None:
 
 
 def _is_of(pid: int, container: Container) -> bool:
-    elsewhere = first(read(container.plan_path), CGROUP)
-    return (elsewhere or f"/{container.unit}/") in process.read_small(f"/proc/{pid}/cgroup")
+    place = first(read(container.plan_path), CGROUP) or f"/{container.unit}"
+    lines = process.read_small(f"/proc/{pid}/cgroup").splitlines()
+    return any(f"{place}/" in f"{line}/" for line in lines)
 
 
 def _namespace(container: Container, plan: Plan, words: list[str]) -> None:

@@ -287,3 +287,19 @@ def test_an_ipc_namespace_is_anothers_by_name_and_by_path(
     plan: preparation.Plan, *, joins: bool
 ) -> None:
     assert preparation.joins_ipc(plan) is joins
+
+
+def test_a_neighbour_whose_cgroup_begins_alike_is_not_joined(
+    container: Container, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("torpor.container.RUN_ROOT", str(tmp_path / "run"))
+    (tmp_path / "run/db").mkdir()
+    plan = preparation.serialize([(preparation.CGROUP, "/foo/torpor-db")])
+    (tmp_path / "run/db/plan").write_bytes(plan)
+    monkeypatch.setattr(program, "run", lambda argv, timeout_s: "")
+    monkeypatch.setattr(runc, "init_pid", lambda other: 7)
+    monkeypatch.setattr(process, "read_small", lambda path: "0::/foo/torpor-db2\n")
+    with pytest.raises(TorporError, match="has ended"):
+        preparation.prepare(container, [(preparation.JOIN, "net\tdb")])
+    monkeypatch.setattr(process, "read_small", lambda path: "0::/foo/torpor-db\n")
+    preparation.prepare(container, [(preparation.JOIN, "net\tdb")])
