@@ -1,8 +1,12 @@
-"""A cgroup of its own for each machine.
+"""A cgroup of its own for each machine, in every hierarchy of the host.
 
 systemd-nspawn --keep-unit builds its payload's tree where it was started: two machines started
 in one cgroup would share one. On a systemd host a scope is that cgroup; elsewhere it is a
 directory in the version 2 hierarchy and, where mounted, in name=systemd.
+
+In the hierarchies of version 1 controllers the machine has no use for a cgroup, but CRIU has: it
+dumps what is below the cgroup of each task, and a restore makes again what has gone since. In
+one that others use too, those would be theirs.
 """
 
 import contextlib
@@ -22,16 +26,15 @@ def systemd_is_pid_1() -> bool:
     return Path("/run/systemd/system").is_dir()
 
 
-def hierarchies() -> list[Path]:
-    """Mount points of the version 2 hierarchy and of name=systemd, as far as mounted."""
-    found: dict[str, Path] = {}
+def hierarchies(*, without_systemds: bool = False) -> list[Path]:
+    """Mount points of all hierarchies, or of those in which systemd makes no cgroups for us."""
+    found: dict[tuple[str, str], Path] = {}
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         before, _, after = line.partition(" - ")
         kind, _, options = after.split(" ", 2)
-        if kind == "cgroup2":
-            found.setdefault("unified", Path(before.split()[4]))
-        elif kind == "cgroup" and "name=systemd" in options.split(","):
-            found.setdefault("systemd", Path(before.split()[4]))
+        systemds = kind == "cgroup2" or "name=systemd" in options.split(",")
+        if kind in ("cgroup", "cgroup2") and not (systemds and without_systemds):
+            found.setdefault((kind, options), Path(before.split()[4]))
     return list(found.values())
 
 
@@ -41,16 +44,26 @@ def of_machine(name: str) -> list[Path]:
     return [path for place in places for path in place.glob(f"{name}*") if path.is_dir()]
 
 
+def make(directory: Path) -> None:
+    """Make a cgroup that processes can join."""
+    directory.mkdir(exist_ok=True)
+    # Nothing may join a new one of version 1 (cpuset(7)) before it has processors and memory.
+    for file in ("cpuset.cpus", "cpuset.mems"):
+        if (directory / "tasks").exists() and (directory / file).exists():
+            (directory / file).write_text((directory.parent / file).read_text())
+
+
 def command_in_own_cgroup(name: str, boot: int, argv: Sequence[str]) -> list[str]:
     """The command line that runs argv in a cgroup of its own; the process id stays."""
+    scope = []
     if systemd_is_pid_1():
-        # A number per boot: the scope of the boot before may not have been collected yet.
         scope = ["systemd-run", "--quiet", "--scope", "--collect", "--slice=system.slice"]
-        return [*scope, f"--unit={name}-{boot}", "--property=Delegate=yes", "--", *argv]
-    directories = [root / name for root in hierarchies()]
+        # A number per boot: the scope of the boot before may not have been collected yet.
+        scope += [f"--unit={name}-{boot}", "--property=Delegate=yes", "--"]
+    directories = [root / name for root in hierarchies(without_systemds=bool(scope))]
     for directory in directories:
-        directory.mkdir(exist_ok=True)
-    return ["/bin/sh", "-c", JOIN, "sh", *map(str, directories), "--", *argv]
+        make(directory)
+    return [*scope, "/bin/sh", "-c", JOIN, "sh", *map(str, directories), "--", *argv]
 
 
 def kill(name: str) -> None:

@@ -122,6 +122,10 @@ class Container:
     def stop(self) -> None:
         self.systemctl("stop")
 
+    def sleep_and_wake(self) -> None:
+        self.stop()
+        self.start()
+
     def property(self, name: str) -> str:
         """A property of the unit, as systemctl show prints it."""
         return self.machine.run("systemctl", "show", "-P", name, self.unit).stdout.strip()

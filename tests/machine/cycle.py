@@ -3,21 +3,22 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from containers import Config, Container
+from containers import Container
 from machine import Machine
 
+INIT = ["/sbin/init"]
 LOOP = ["/bin/sh", "-c", "while :; do sleep 0.1; done"]
 
-_LEFT = 'findmnt -rno TARGET | grep "^/run/torpor/$1"; ls -d "/run/torpor/$1" 2>/dev/null; true'
-
-
-def without_cgroup_mount(config: Config) -> None:
-    """Change a bundle that is to sleep in a user namespace.
-
-    On a host with cgroup v1 the machine tells CRIU to leave cgroups alone, and then it cannot
-    mount them for another user.
-    """
-    config["mounts"] = [mount for mount in config["mounts"] if mount["type"] != "cgroup"]
+_SETTLED = """
+for _ in $(seq 600); do
+    systemctl is-system-running | grep -qvE 'initializing|starting|offline' && break
+    sleep 0.1
+done
+systemctl is-system-running
+systemctl --failed --no-legend
+"""
+_PLACES = '-e "^/run/torpor/$1" -e "^/var/lib/torpor/$1/"'
+_LEFT = f'findmnt -rno TARGET | grep {_PLACES}; ls -d "/run/torpor/$1" 2>/dev/null; true'
 
 
 @contextmanager
@@ -56,3 +57,14 @@ def within(container: Container, script: str, *, check: bool = True) -> str:
     """What a busybox shell prints that enters the running container."""
     enter = ("nsenter", "--target", container.property("MainPID"), "--all", "--root", "--wd=/")
     return container.machine.run(*enter, "/bin/busybox", "sh", "-c", script, check=check).stdout
+
+
+def enter(container: Container, script: str, *, check: bool = True) -> str:
+    """What a shell of the container's own prints in it, without the last line break."""
+    words = ("nsenter", "--target", container.property("MainPID"), "--all", "--root", "--wd=/")
+    return container.machine.run(*words, "/bin/sh", "-c", script, check=check).stdout.strip()
+
+
+def settled(container: Container) -> str:
+    """What the systemd in it says of itself when it has nothing left to start: "running"."""
+    return enter(container, _SETTLED, check=False)

@@ -163,7 +163,7 @@ def say(text: str) -> None:
 
 
 def main() -> int:
-    with Machine() as machine:
+    with Machine(with_guest=False) as machine:
         versions = machine.run(
             "sh", "-c", "systemctl --version | head -1; runc --version | head -1; criu --version"
         )

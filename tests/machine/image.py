@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,6 +28,7 @@ PACKAGES = (
         "dbus",
         "runc",
         "criu",
+        "python3-pycriu",
         "iptables",
         "nftables",
         "iproute2",
@@ -53,17 +54,25 @@ PACKAGES = (
         "strace",
         "umoci",
     ),
+    # others that run containers, with torpor's hooks
+    "crun",
+    "podman",
     # a machine can hold a machine
     "systemd-container",
 )
 
-# Directories and files of those packages that no test reads; each machine copies the image.
-EXCLUDED = (
+# What no test reads of any package
+DOCUMENTATION = (
     "/usr/share/doc/*",
     "/usr/share/man/*",
     "/usr/share/info/*",
     "/usr/share/locale/*",
     "/usr/share/lintian/*",
+)
+
+# Directories and files of those packages that no test reads; each machine copies the image.
+EXCLUDED = (
+    *DOCUMENTATION,
     "/usr/lib/gcc/*/lto1",
     "/usr/libexec/gcc/*/lto1",
     "/usr/bin/*lto-dump*",
@@ -100,10 +109,6 @@ PASSCRED_REFUSED_SINCE = (6, 16)
 NEWER_CRIU = ("criu/sid", "libcompel1/sid", "python3-pycriu/sid")
 NEWER_CRIU_PIN = "Package: *\nPin: release a=unstable\nPin-Priority: 50\n"
 
-# With version 1 controllers on the host, CRIU would dump their whole tree with each container,
-# and each failed restore would copy it into the host's. The machine has no use for them.
-RUNC_CONF_CGROUP_V1 = "manage-cgroups=ignore\n"
-
 HERE = Path(__file__).resolve().parent
 
 
@@ -122,13 +127,6 @@ def kernel_version() -> tuple[int, int]:
     return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
-def host_has_cgroup_v1() -> bool:
-    """Whether a controller is bound to a version 1 hierarchy (cgroups(7), /proc/PID/cgroup)."""
-    lines = Path("/proc/self/cgroup").read_text().splitlines()
-    controllers = [line.split(":", 2)[1] for line in lines]
-    return any(name and not name.startswith("name=") for name in controllers)
-
-
 def recipe() -> dict[str, object]:
     """Everything the image depends on."""
     return {
@@ -139,7 +137,6 @@ def recipe() -> dict[str, object]:
         "masked": MASKED_UNITS,
         "disabled": DISABLED_UNITS,
         "newer_criu": NEWER_CRIU if kernel_version() >= PASSCRED_REFUSED_SINCE else (),
-        "runc_conf": RUNC_CONF_CGROUP_V1 if host_has_cgroup_v1() else "",
         "architecture": platform.machine(),
     }
 
@@ -150,10 +147,15 @@ def cache_directory() -> Path:
     return Path(home) / "torpor"
 
 
+def cached_path(kind: str, recipe: dict[str, object]) -> Path:
+    """Where the tree of a recipe is, or will be."""
+    digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
+    return cache_directory() / f"{kind}-{digest[:12]}"
+
+
 def image_path() -> Path:
     """Where the image of the present recipe is, or will be."""
-    digest = hashlib.sha256(json.dumps(recipe(), sort_keys=True).encode()).hexdigest()
-    return cache_directory() / f"base-{digest[:12]}"
+    return cached_path("base", recipe())
 
 
 def require_packages(*packages: str) -> None:
@@ -170,7 +172,7 @@ def only_one(lock: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            say("waiting for another build of the base image")
+            say("waiting for another build")
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
@@ -211,49 +213,53 @@ def configure(root: Path, log: Path, steps: dict[str, object]) -> None:
         install_newer_criu(root, log)
     logged(log, "chroot", root, "systemctl", "-q", "disable", *DISABLED_UNITS)
     logged(log, "chroot", root, "systemctl", "-q", "mask", *MASKED_UNITS)
-    if steps["runc_conf"]:
-        (root / "etc/criu").mkdir(exist_ok=True)
-        (root / "etc/criu/runc.conf").write_text(str(steps["runc_conf"]))
     # Newer than /usr (systemd-update-done.service(8)): nothing is left to be done at a first boot.
     (root / "etc/.updated").touch()
     (root / "var/.updated").touch()
-    # The exclusions were for the image: torpor's own manual pages are to be installed.
-    (root / "etc/dpkg/dpkg.cfg.d/99mmdebstrap").unlink(missing_ok=True)
 
 
-def bootstrap(target: Path, log: Path) -> None:
-    """Install the packages into an empty directory."""
-    exclusions = [f"--dpkgopt=path-exclude={pattern}" for pattern in EXCLUDED]
+def bootstrap(target: Path, log: Path, packages: Sequence[str], excluded: Sequence[str]) -> None:
+    """Install packages into an empty directory, but for the paths that are excluded."""
     logged(
         log,
         *("mmdebstrap", "--mode=root", "--format=directory", "--variant=minbase"),
-        *exclusions,
-        "--include=" + ",".join(PACKAGES),
+        *(f"--dpkgopt=path-exclude={pattern}" for pattern in excluded),
+        "--include=" + ",".join(packages),
         *(SUITE, target),
     )
+    # The exclusions were for the tree: what is installed into a copy of it comes whole.
+    (target / "etc/dpkg/dpkg.cfg.d/99mmdebstrap").unlink(missing_ok=True)
+
+
+def build_cached(tree: Path, what: str, make: Callable[[Path, Path], None]) -> Path:
+    """The tree, built by make(its root, a log) when there is none. Raises ImageError."""
+    if tree.is_dir():
+        return tree
+    if os.geteuid():
+        raise ImageError(f"building {what} needs root")
+    tree.parent.mkdir(parents=True, exist_ok=True)
+    with only_one(tree.parent / "build.lock"):
+        if tree.is_dir():
+            return tree
+        # Whoever left these is gone: we hold the lock.
+        for stale in tree.parent.glob("building-*"):
+            logged(Path(os.devnull), "rm", "-rf", "--one-file-system", stale)
+        require_packages("mmdebstrap", "debian-archive-keyring")
+        say(f"building {what} ({SUITE}); a minute or two, once")
+        work = Path(tempfile.mkdtemp(prefix="building-", dir=tree.parent))
+        work.chmod(0o755)
+        make(work / "root", work / "build.log")
+        (work / "root").rename(tree)
+        shutil.rmtree(work)
+    return tree
+
+
+def make_image(root: Path, log: Path) -> None:
+    """Build the base image."""
+    bootstrap(root, log, PACKAGES, EXCLUDED)
+    configure(root, log, recipe())
 
 
 def build_image() -> Path:
-    """The cached image, built first when there is none. Raises ImageError."""
-    image = image_path()
-    if image.is_dir():
-        return image
-    if os.geteuid():
-        raise ImageError("building the base image needs root")
-    image.parent.mkdir(parents=True, exist_ok=True)
-    with only_one(image.parent / "build.lock"):
-        if image.is_dir():
-            return image
-        # Whoever left these is gone: we hold the lock.
-        for stale in image.parent.glob("building-*"):
-            logged(Path(os.devnull), "rm", "-rf", "--one-file-system", stale)
-        require_packages("mmdebstrap", "debian-archive-keyring")
-        say(f"building the base image ({SUITE}, {len(PACKAGES)} packages); a minute or two, once")
-        work = Path(tempfile.mkdtemp(prefix="building-", dir=image.parent))
-        work.chmod(0o755)
-        log = work / "build.log"
-        bootstrap(work / "root", log)
-        configure(work / "root", log, recipe())
-        (work / "root").rename(image)
-        shutil.rmtree(work)
-    return image
+    """The cached base image, built first when there is none. Raises ImageError."""
+    return build_cached(image_path(), "the base image", make_image)

@@ -73,7 +73,6 @@ class Inside:
         *argv: str,
         env: Mapping[str, str] | None = None,
         unit: str = "",
-        stdin: int | None = subprocess.PIPE,
     ) -> subprocess.Popen[str]:
         """Start a command with text pipes for all three streams.
 
@@ -85,7 +84,7 @@ class Inside:
             self.command(*argv, env=env, unit=unit),
             env=ENVIRONMENT,
             text=True,
-            stdin=stdin,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             # nsenter forks for the process namespace: a group, to end both
@@ -102,10 +101,10 @@ class Inside:
     ) -> subprocess.CompletedProcess[str]:
         """Run a command to its end. Raises CommandFailed, subprocess.TimeoutExpired."""
         unit = f"test-{next(self._numbers)}"
-        stdin = subprocess.DEVNULL if input is None else subprocess.PIPE
-        process = self.popen(*argv, env=env, unit=unit, stdin=stdin)
+        # An empty pipe, not the host's /dev/null: runtimes change the owner of standard streams.
+        process = self.popen(*argv, env=env, unit=unit)
         try:
-            stdout, stderr = process.communicate(input, timeout)
+            stdout, stderr = process.communicate(input or "", timeout)
         except BaseException:
             # The command first: it holds the pipes that communicate() reads to their end.
             self._entered("systemctl", "kill", "--signal=KILL", unit)

@@ -21,6 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import guest
 import image
 import keeper
 from inside import CommandFailed as CommandFailed  # for those who import Machine
@@ -76,11 +77,19 @@ class Machine(Inside):
 
     deb: the torpor package to install first; None for none.
     nspawn_options: further options of systemd-nspawn(1), such as --bind-ro=.
+    with_guest: have the guest tree at guest.PLACE; it is built when it is not cached.
     """
 
-    def __init__(self, deb: Path | None = NEWEST, nspawn_options: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        deb: Path | None = NEWEST,
+        nspawn_options: Sequence[str] = (),
+        *,
+        with_guest: bool = True,
+    ) -> None:
         super().__init__()
         self.deb = newest_deb() if deb is NEWEST else deb
+        self.with_guest = with_guest
         self.nspawn_options = [*nspawn_options]
         self.directory = Path()
         self.boot_seconds = 0.0
@@ -104,6 +113,8 @@ class Machine(Inside):
     def __enter__(self) -> Self:
         image.require_packages("systemd-container", "util-linux")
         base = image.build_image()
+        if self.with_guest:
+            self.nspawn_options.append(f"--bind-ro={guest.build_guest()}:{guest.PLACE}")
         remove_leftovers()
         self._claim_directory()
         try:
@@ -261,7 +272,7 @@ def main() -> int:
         if args.verb == "build":
             print(image.build_image())
             return 0
-        with Machine(args.deb, args.nspawn) as machine:
+        with Machine(args.deb, args.nspawn, with_guest=args.verb != "smoke") as machine:
             status = smoke(machine) if args.verb == "smoke" else 0
             if args.verb in ("shell", "run"):
                 status = machine.shell(*getattr(args, "command", ()))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import guest
 import image
 from cgroups import hierarchies
 from machine import CommandFailed, Machine
@@ -74,6 +75,17 @@ def staying_machine() -> tuple["subprocess.Popen[str]", str]:
 
 def test_no_unit_fails_at_boot(machine: Machine) -> None:
     assert machine.run("systemctl", "is-system-running", check=False).stdout.strip() == "running"
+
+
+def test_it_has_a_cgroup_of_its_own_in_every_hierarchy(machine: Machine) -> None:
+    groups = Path(f"/proc/{machine.leader}/cgroup").read_text().splitlines()
+    assert [group for group in groups if machine.name not in group] == []
+
+
+def test_it_sees_the_guest_and_cannot_change_it(machine: Machine) -> None:
+    assert machine.read(f"{guest.PLACE}/etc/machine-id") == ""
+    with pytest.raises(CommandFailed, match="Read-only file system"):
+        machine.write(f"{guest.PLACE}/etc/machine-id", "1")
 
 
 def test_a_command_has_its_status_streams_and_environment(machine: Machine) -> None:
@@ -173,8 +185,8 @@ def test_what_a_killed_keeper_leaves_is_removed_by_the_next_run() -> None:
 
 @pytest.mark.nested
 def test_a_machine_runs_inside_a_machine_where_systemd_is_pid_1() -> None:
-    base = image.build_image()
-    binds = [f"--bind-ro={base}:/var/cache/torpor/{base.name}", f"--bind-ro={TOP}:/mnt"]
+    trees = (image.build_image(), guest.build_guest())
+    binds = [f"--bind-ro={tree}:/var/cache/torpor/{tree.name}" for tree in trees]
     tests = ("/usr/bin/python3", "-B", "-m", "pytest", "-p", "no:cacheprovider")
     chosen = (
         "/mnt/tests/machine/test_machine.py",
@@ -182,7 +194,7 @@ def test_a_machine_runs_inside_a_machine_where_systemd_is_pid_1() -> None:
         "reboot or crash or two_at_once or killed",
     )
     cache = {"XDG_CACHE_HOME": "/var/cache"}
-    with Machine(nspawn_options=binds) as outer:
+    with Machine(nspawn_options=[*binds, f"--bind-ro={TOP}:/mnt"]) as outer:
         done = outer.run(*tests, *chosen, env=cache, check=False, timeout=300)
         assert done.returncode == 0, done.stdout + done.stderr
         assert outer.run("systemctl", "--failed", "--quiet").stdout == ""

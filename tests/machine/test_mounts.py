@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from containers import BUSYBOX, make_bundle, make_busybox
-from cycle import cycle, left, running, within, without_cgroup_mount
+from cycle import cycle, left, running, within
 from machine import Machine
 
 MAKE = """
@@ -109,7 +109,7 @@ def test_a_hostname_file_that_the_rootfs_lacks_is_made_and_mounted(machine: Mach
 def test_a_user_namespace_reaches_a_source_in_a_directory_that_is_roots_alone(
     machine: Machine,
 ) -> None:
-    bundle = make_bundle(machine, "/srv/reaching", BUSYBOX, without_cgroup_mount)
+    bundle = make_bundle(machine, "/srv/reaching", BUSYBOX)
     mounts = ["/srv/mounts/secret/place:/place", "/srv/mounts/file:/file"]
     with running(
         machine, "reaching", bundle=bundle, idmap="0:100000:65536", mounts=mounts

@@ -331,9 +331,6 @@ def map_users(config: Config) -> None:
     mapping = [{"containerID": 0, "hostID": 100000, "size": 65536}]
     linux.update(uidMappings=mapping, gidMappings=mapping)
     linux["namespaces"].append({"type": "user"})
-    # On a host with cgroup v1 the machine tells CRIU to leave cgroups alone, and then it cannot
-    # mount them for another user.
-    config["mounts"] = [mount for mount in config["mounts"] if mount["type"] != "cgroup"]
 
 
 def test_a_container_in_a_user_namespace_sleeps_and_wakes(machine: Machine) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from containers import BUSYBOX, Config, Container, make_bundle, make_busybox, without_gap
-from cycle import cycle, left, running, within, without_cgroup_mount
+from cycle import cycle, left, running, within
 from machine import Machine
 
 # Counts in an object that has no name any more, and notes the count in one that has.
@@ -105,7 +105,7 @@ def test_what_is_large_is_not_lost(machine: Machine) -> None:
 
 
 def test_the_root_of_a_user_namespace_owns_it(machine: Machine) -> None:
-    bundle = make_bundle(machine, "/srv/shm-mapped", BUSYBOX, without_cgroup_mount)
+    bundle = make_bundle(machine, "/srv/shm-mapped", BUSYBOX)
     with running(machine, "shm-mapped", bundle=bundle, idmap="0:100000:65536") as container:
         within(container, CONTENT)
         before = within(container, LISTED)

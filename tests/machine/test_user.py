@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from containers import make_bundle, make_busybox
-from cycle import cycle, running, within, without_cgroup_mount
+from cycle import cycle, running, within
 from machine import Machine
 
 ROOTFS = "/srv/accounts"
@@ -89,7 +89,7 @@ def test_umask_limits_and_capabilities_are_those_of_the_definition_after_a_sleep
 
 
 def test_in_a_user_namespace_another_user_with_groups_sleeps_and_wakes(machine: Machine) -> None:
-    bundle = make_bundle(machine, "/srv/user-bundle", ROOTFS, without_cgroup_mount)
+    bundle = make_bundle(machine, "/srv/user-bundle", ROOTFS)
     with running(
         machine,
         "other-user",
