@@ -110,8 +110,12 @@ class Container:
         """Where the last failed dump or restore left its log."""
         return f"{self.state_dir}/last-{verb}.log"
 
+    @property
+    def generations_dir(self) -> str:
+        return f"{self.state_dir}/generations"
+
     def generation_dir(self, generation: int) -> str:
-        return f"{self.state_dir}/generations/{generation}"
+        return f"{self.generations_dir}/{generation}"
 
     def aside_dir(self, generation: int) -> str:
         """Where images go that must never be restored but may still be looked at."""

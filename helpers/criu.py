@@ -17,6 +17,7 @@ _IPC_OBJECTS = ("ipcns-shm-", "ipcns-sem-", "ipcns-msg-")  # the beginnings of i
 
 POST_DUMP = "post-dump"
 SETUP_NAMESPACES = "setup-namespaces"
+POST_SETUP_NAMESPACES = "post-setup-namespaces"  # asked only where cgroups have controllers
 POST_RESTORE = "post-restore"
 PRE_RESUME = "pre-resume"  # asked only where the script cannot see CRIU
 
@@ -58,6 +59,14 @@ def _version_word(text: str) -> str:
         if line.startswith("Version:"):
             return line.split()[1]
     return ""
+
+
+def configure(container: Container, lines: list[str]) -> str:
+    """The path of a configuration that adds lines to CONFIG; of this boot."""
+    path = f"{container.run_dir}/criu.conf"
+    common = record.read_bytes(CONFIG) or b""
+    record.replace(path, common + "".join(f"{line}\n" for line in lines).encode())
+    return path
 
 
 class Question:
@@ -105,10 +114,13 @@ class Channel:
         self._directory = container.run_dir
         self._pending = b""
 
-    def environment(self, payload: Cgroup) -> dict[str, str]:
+    def environment(
+        self, payload: Cgroup, config: str = CONFIG, *, with_controllers: bool = False
+    ) -> dict[str, str]:
         """What runc, and through it CRIU and its script, must find in their environment."""
         return {
-            "CRIU_CONFIG_FILE": CONFIG,
+            "TORPOR_CONTROLLERS": "yes" if with_controllers else "",
+            "CRIU_CONFIG_FILE": config,
             "TORPOR_CHANNEL": self._directory,
             "TORPOR_PAYLOAD": payload.path,
             "TORPOR_SUPERVISOR": supervisor_of(own_unit()).path,
@@ -178,6 +190,14 @@ def process_id_is_taken(reason: str) -> bool:
     That is so only in a pid namespace that is shared, and passes.
     """
     return "Can't fork for" in reason and "File exists" in reason
+
+
+def will_pass(reason: str) -> bool:
+    """Whether a dump failed for something that is over soon when the container runs on.
+
+    A message with its sender's credentials or descriptors was under way (sk-queue.c of CRIU).
+    """
+    return "Control messages in queue" in reason
 
 
 def keep_log(work: str, verb: str, kept: str) -> None:

@@ -127,8 +127,8 @@ def judge_cgroup_v1(own: str) -> Finding:
         WARNING,
         f"has the controllers {', '.join(sorted(controllers))}: a unit's limits of these have no "
         "effect",
-        "boot with the kernel option cgroup_no_v1=all; until then put manage-cgroups=ignore into "
-        "/etc/criu/runc.conf, or CRIU copies that whole tree",
+        "boot with the kernel option cgroup_no_v1=all: CRIU also saves, and makes again, what is "
+        "in them below the cgroups of a container's processes",
     )
 
 

@@ -2,8 +2,8 @@
 
 A generation is a directory of its own, never used twice:
 ``checkpoint/`` (CRIU's images), ``work/`` (logs, statistics), ``config.json`` (the OCI config as
-the container ran), ``plan`` (what the host must have for it), ``shm.tar`` (the content of /dev/shm)
-and ``manifest``, written last and durably.
+the container ran), ``plan`` (what the host must have for it), ``shm.tar`` (the content of
+/dev/shm), ``cgroups`` (those that it made) and ``manifest``, written last and durably.
 """
 
 import errno
@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import xxhash
 
-from torpor import record
+from torpor import mounts, record
 from torpor.container import Container
 from torpor.errors import ImageError, RecordError
 
@@ -23,7 +23,7 @@ _CHUNK_BYTES = 1 << 20
 _SMALL_BYTES = 1 << 20
 _TICK_S = 1.0
 # What the start helper itself goes by, before the verdict on the rest.
-_READ_FIRST = ("config.json", "plan")
+_READ_FIRST = ("config.json", "plan", "cgroups")
 # What an unreadable image gives; other errors are the host's, and may pass.
 _DAMAGE = (errno.EIO, errno.ENOENT, errno.ELOOP)
 
@@ -58,6 +58,11 @@ class Generation:
     def shm(self) -> str:
         """The content of /dev/shm as a tar archive; there is none when it was empty."""
         return f"{self.path}/shm.tar"
+
+    @property
+    def cgroups(self) -> str:
+        """The cgroups below the container's own; there is none when it made none."""
+        return f"{self.path}/cgroups"
 
     @property
     def manifest(self) -> str:
@@ -183,7 +188,7 @@ def _hash_aside(path: str, progress: Callable[[], None]) -> tuple[str, int]:
 def _walk(generation: Generation) -> list[str]:
     beside = [
         path.rpartition("/")[2]
-        for path in (generation.plan, generation.shm)
+        for path in (generation.plan, generation.shm, generation.cgroups)
         if os.path.lexists(path)
     ]
     images = (f"checkpoint/{name}" for name in os.listdir(generation.images))
@@ -289,7 +294,7 @@ class Verification:
 def generations(container: Container) -> list[int]:
     """The numbers that have a directory, oldest first."""
     try:
-        names = os.listdir(f"{container.state_dir}/generations")
+        names = os.listdir(container.generations_dir)
     except OSError:
         return []
     return sorted(int(name) for name in names if name.isdigit())
@@ -303,8 +308,11 @@ def next_generation(container: Container, newest: int) -> Generation:
 def remove(path: str) -> None:
     """Remove a directory of ours; what cannot be removed now is found again later.
 
-    Links in it are removed, not followed (os.walk). shutil would take 10 ms to import.
+    Links in it are removed, not followed (os.walk). shutil would take 10 ms to import. What a
+    killed CRIU left mounted there is the host's whole cgroup tree, to be written.
     """
+    if not mounts.detach_below(path):
+        return
     for directory, names, files in os.walk(path, topdown=False):
         links = [name for name in names if os.path.islink(f"{directory}/{name}")]
         try:

@@ -60,6 +60,11 @@ def detach(path: str, most: int = 16) -> bool:
     return not is_mounted(path)
 
 
+def detach_below(directory: str) -> bool:
+    """Unmount whatever is mounted below a directory; False when something stays."""
+    return all([detach(place) for place in below(directory)])
+
+
 def sweep_criu() -> None:
     """Remove what killed restores left, unless one is under way that may be using it.
 
