@@ -52,6 +52,14 @@ NAMES = (  # linux/capability.h of Linux 6.12, by number
     "CAP_CHECKPOINT_RESTORE",
 )
 DEFAULT = ("CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE")  # `runc spec`
+# For a systemd and its services: podman's default, that of `runc spec`, and SYS_BOOT, with which an
+# init ends its pid namespace, and tells why (reboot(2)). Not SYS_ADMIN: with it systemd makes
+# namespaces that CRIU cannot dump.
+FOR_SYSTEMD = (
+    *("CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL"),
+    *("CAP_NET_BIND_SERVICE", "CAP_SETFCAP", "CAP_SETGID", "CAP_SETPCAP", "CAP_SETUID"),
+    *("CAP_SYS_CHROOT", "CAP_SYS_BOOT", "CAP_AUDIT_WRITE"),
+)
 
 _ALL = "ALL"
 _PREFIX = "CAP_"
@@ -89,6 +97,7 @@ def section(
     wanted: Capabilities | None,
     uid: int,
     available: Collection[str] = NAMES,
+    default: Collection[str] = DEFAULT,
 ) -> dict[str, list[str]]:
     """process.capabilities for a first process of uid; base is its bundle's, None for a rootfs.
 
@@ -97,7 +106,8 @@ def section(
     base only bounds what that user can have. ALL adds what is available, see bounding_set().
     Raises WrongError where base is not what the runtime specification says.
     """
-    sets = _default(uid) if base is None else {name: _read(base, name) for name in _USER_SETS}
+    defaults = _default(uid, default)
+    sets = defaults if base is None else {name: _read(base, name) for name in _USER_SETS}
     wanted = wanted or Capabilities()
     added = frozenset(available) - wanted.drop if _ALL in wanted.add else wanted.add
     for name in _USER_SETS:
@@ -118,9 +128,9 @@ def named(mask: int) -> frozenset[str]:
     return frozenset(name for bit, name in enumerate(NAMES) if mask >> bit & 1)
 
 
-def _default(uid: int) -> dict[str, frozenset[str]]:
+def _default(uid: int, names: Collection[str]) -> dict[str, frozenset[str]]:
     usable = _ROOT_SETS if uid == 0 else ("bounding",)
-    return {name: frozenset(DEFAULT if name in usable else ()) for name in _USER_SETS}
+    return {name: frozenset(names if name in usable else ()) for name in _USER_SETS}
 
 
 def _read(base: object, name: str) -> frozenset[str]:

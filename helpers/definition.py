@@ -12,7 +12,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
-from torpor import namespaces, placement, regular_file, resources, schema, trust, yaml_tree
+from torpor import (
+    machined,
+    namespaces,
+    placement,
+    regular_file,
+    resources,
+    schema,
+    trust,
+    yaml_tree,
+)
 from torpor.accounts import User
 from torpor.capabilities import Capabilities
 from torpor.devices import Device
@@ -28,6 +37,7 @@ from torpor.seccomp import Seccomp
 from torpor.selinux import Selinux
 
 SIZE_LIMIT_BYTES = 1 << 20
+BY_RUNTIME, BY_CONTAINER = schema.NOTIFIERS
 DEFAULT_CHECKPOINT_ON = frozenset({"stop", "shutdown"})
 
 
@@ -77,6 +87,9 @@ class Definition:
     userns: str | None = None
     annotations: tuple[tuple[str, str], ...] = ()
     stop_signal: int | None = None
+    systemd: str | None = None
+    notify: str = BY_RUNTIME
+    register: bool = False
     cgroups: Placement = placement.DEFAULT
     slice: str | None = None
     resources: Resources = resources.NONE
@@ -90,8 +103,8 @@ class Definition:
 
         Only what the author wrote counts, so a newer schema or another default leaves old
         definitions alone. Layout, order, comments and where the file lies do not, nor what concerns
-        the unit (slice, resources, after, requires) and how it is put to sleep (checkpoint,
-        stop-signal): a change of these must not cost a sleeper its memory.
+        the unit (slice, resources, after, requires, register) and how it is put to sleep
+        (checkpoint, stop-signal): a change of these must not cost a sleeper its memory.
         """
         said: dict[str, Any] = {
             "name": self.name,
@@ -122,7 +135,10 @@ class Definition:
 
 # What a definition says about the unit and the policy, not about the container.
 _NOT_ITS_OWN = frozenset(
-    ("path", "lines", "stop_signal", "slice", "resources", "after", "requires", "checkpoint")
+    (
+        *("path", "lines", "slice", "resources", "after", "requires", "register"),
+        *("stop_signal", "checkpoint"),
+    )
 )
 _DEFAULTS = vars(Definition(name="", path=""))
 
@@ -194,6 +210,9 @@ def _require_consistency(definition: Definition) -> None:
     if definition.image and not definition.image.is_layout and definition.command is None:
         hint = "A directory does not say what to run: add for example  command: [/sbin/init]"
         raise definition.error("command", "is missing", hint)
+    if definition.register and (problem := machined.obstacle(definition.name)):
+        hint = "Rename the container, or leave register: out."
+        raise definition.error("register", problem, hint)
     _require_one_map(definition)
     _require_mountable(definition)
     for kind, other in namespaces.others(definition.namespaces).items():

@@ -26,6 +26,9 @@ from torpor import (
     selinux,
     signals,
     strict_json,
+    systemd_config,
+    systemd_mode,
+    systemd_root,
 )
 from torpor.accounts import User
 from torpor.container import Container
@@ -36,6 +39,7 @@ from torpor.image_config import ImageConfig
 from torpor.oci_config import Config
 from torpor.oci_hook import Hook
 from torpor.selinux import Contexts
+from torpor.systemd_root import SystemdRoot
 from torpor.values import WrongError
 from torpor.yaml_tree import shown
 
@@ -49,7 +53,7 @@ class Facts:
     root is what root.path is to be; storage the beginning of the plan that makes it so. user is
     process.user as far as it was looked up. sources are the real paths of bind sources. hostname
     is that of the container whose uts namespace is joined. mountpoints are the files of
-    GENERATED_FILES that can be mounted over.
+    GENERATED_FILES that can be mounted over. systemd is what there is for it where it is PID 1.
     """
 
     root: str
@@ -70,6 +74,7 @@ class Facts:
     seccomp_profile: bytes = b""
     selinux: Contexts | None = None
     hooks: tuple[Hook, ...] = ()
+    systemd: SystemdRoot | None = None
 
 
 @dataclass(frozen=True)
@@ -177,6 +182,7 @@ def gather(
     conditions = seccomp.facts(())
     _require_account_files(definition, root)
     user = _user(definition, base, where.image, ids, root)
+    systemd = _systemd(definition, base, where.image, root)
     return Facts(
         root=where.root,
         cgroup_path="" if rootless else cgroup_path,
@@ -188,7 +194,7 @@ def gather(
         hostname=_hostname_of_peer(definition),
         mountpoints=frozenset() if base else _mountpoints(definition, root),
         created=_created(container),
-        stop_signal=_stop_signal(definition, where.image),
+        stop_signal=_stop_signal(definition, where.image, is_systemd=systemd is not None),
         capabilities=capabilities.bounding_set(),
         devices=_devices(definition),
         machine=conditions.machine,
@@ -196,6 +202,7 @@ def gather(
         seccomp_profile=seccomp.read(profile) if profile else b"",
         selinux=selinux.contexts(),
         hooks=() if rootless else tuple(hooks_d.read()),
+        systemd=systemd,
     )
 
 
@@ -307,6 +314,27 @@ def _sources(definition: Definition) -> dict[str, str]:
     }
 
 
+def _systemd(
+    definition: Definition, base: Config | None, image: ImageConfig | None, root: str
+) -> SystemdRoot | None:
+    """What systemd finds in root, None where another program is PID 1.
+
+    A bundle stays its author's unless the definition says otherwise.
+    """
+    mode = definition.systemd or (systemd_mode.NEVER if base else systemd_mode.AUTO)
+    said = (base or {}).get("process", {}).get("args") or ()
+    command = definition.command or (image.command if image else said)
+    if not systemd_mode.applies(mode, command):
+        return None
+    read_only = definition.read_only
+    if read_only is None:
+        read_only = bool(((base or {}).get("root") or {}).get("readonly"))
+    try:
+        return systemd_root.look(root, definition.name, read_only=read_only)
+    except WrongError as error:
+        raise systemd_config.blame(definition, error.problem, error.hint) from error
+
+
 def _hostname_of_peer(definition: Definition) -> str:
     other = namespaces.others(definition.namespaces).get("uts")
     if not other:
@@ -344,9 +372,13 @@ def _created(container: Container) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
-def _stop_signal(definition: Definition, image: ImageConfig | None) -> int | None:
-    if definition.stop_signal is not None or image is None or not image.stop_signal:
+def _stop_signal(
+    definition: Definition, image: ImageConfig | None, *, is_systemd: bool
+) -> int | None:
+    if definition.stop_signal is not None:
         return definition.stop_signal
+    if image is None or not image.stop_signal:
+        return systemd_mode.STOP_SIGNAL if is_systemd else None
     number = signals.parse(image.stop_signal)
     if number is None:
         problem = f"the image's stop signal {image.stop_signal[:40]!a} is none"

@@ -75,6 +75,27 @@ def make_directories(root: str, path: str) -> None:
         made = f"{made}/{name}"
 
 
+def make_file(root: str, path: str, content: bytes) -> None:
+    """Make the file at path inside root, and the directories above it that are missing.
+
+    What is there already, a link too, stays as it is. Raises OSError as open_in_root() does.
+    """
+    directory, name = os.path.split(path)
+    make_directories(root, directory)
+    parent = open_handle(root, directory)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        fd = os.open(name, flags, 0o644, dir_fd=parent)
+    except FileExistsError:
+        return
+    finally:
+        os.close(parent)
+    try:
+        os.write(fd, content)
+    finally:
+        os.close(fd)
+
+
 def _openat2(root_fd: int, path: str) -> int:
     how = _OpenHow(os.O_PATH | os.O_CLOEXEC, 0, _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS)
     name = os.fsencode(path)

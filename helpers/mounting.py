@@ -7,9 +7,18 @@ import os
 import re
 from collections.abc import Iterable
 
-from torpor import mount_list, oci_defaults, preparation, selinux, volumes
+from torpor import (
+    mount_list,
+    oci_defaults,
+    preparation,
+    readiness,
+    selinux,
+    systemd_config,
+    systemd_mode,
+    volumes,
+)
 from torpor.container import RUN_ROOT, Container
-from torpor.definition import Definition
+from torpor.definition import BY_CONTAINER, Definition
 from torpor.errors import DefinitionError
 from torpor.facts import Facts
 from torpor.mount_list import Mount
@@ -19,6 +28,7 @@ from torpor.selinux import Labels
 from torpor.values import WrongError
 
 # What is planned for the sake of a generated mount alone.
+_FILE_OPTIONS = ("bind", "nosuid", "noexec", "nodev")
 _MADE_FOR = {oci_defaults.SHM: preparation.SHM, "/etc/hostname": preparation.HOSTNAME}
 
 
@@ -47,10 +57,18 @@ class Mounting:
         self._mounts()
         self._sources()
         self._mountpoints()
+        if any(map(_is_writable_cgroup, objects(self._config, "mounts"))):
+            self.plan.append((preparation.DELEGATE, "yes"))
 
     def _mounts(self) -> None:
         config, definition = self._config, self._definition
-        generated = [*self._shm(), *self._files(), *self._own_volumes()]
+        generated = [
+            *self._shm(),
+            *self._files(),
+            *self._notify(),
+            *self._own_volumes(),
+            *self._for_systemd(),
+        ]
         wanted = [self._mount(mount) for mount in definition.mounts]
         if not generated and not wanted:
             return
@@ -60,6 +78,10 @@ class Mounting:
             self.warnings.append(f"{definition.path}: mounts: yours replaces that at {place}")
             self.plan = [pair for pair in self.plan if pair[0] != _MADE_FOR.get(place)]
         config["mounts"] = mounts
+        if self._facts.systemd:
+            self.plan.append((preparation.INIT, "systemd"))
+            if systemd_config.has_tmpfs(config, "/run"):
+                self.plan.append((preparation.FURNISH, "yes"))
 
     def _sources(self) -> None:
         """CRIU opens bind sources as the root of the user namespace, who cannot go everywhere."""
@@ -122,15 +144,42 @@ class Mounting:
             return []
         path = preparation.file_path(self._container, "hostname")
         self.plan.append((preparation.HOSTNAME, preparation.value(hostname)))
-        options = ["bind", "nosuid", "noexec", "nodev"]
+        options = [*_FILE_OPTIONS]
         if section(self._config, "root").get("readonly"):
             options.append("ro")
         return [mount_list.bind(path, "/etc/hostname", options)]
 
+    def _notify(self) -> list[Config]:
+        """The directory with the socket on which the program says that it is ready."""
+        if self._definition.notify != BY_CONTAINER:
+            return []
+        self.plan.append((preparation.NOTIFY, BY_CONTAINER))
+        path = readiness.directory(self._container)
+        return [mount_list.bind(path, readiness.PLACE, [*_FILE_OPTIONS, "ro"])]
+
+    def _for_systemd(self) -> list[Config]:
+        """What it must find where it is PID 1."""
+        found, facts = [], self._facts
+        if facts.systemd is None:
+            return []
+        read_only = bool(section(self._config, "root").get("readonly"))
+        mounted = {mount.destination for mount in self._definition.mounts}
+        place = systemd_mode.MACHINE_ID_PLACE
+        if read_only and not facts.systemd.is_recorded and place not in mounted:
+            self.plan.append((preparation.MACHINE_ID, facts.systemd.machine_id))
+            path = preparation.file_path(self._container, "machine-id")
+            found.append(mount_list.bind(path, place, [*_FILE_OPTIONS, "ro"]))
+        base = objects(self._config, "mounts")
+        return [*found, *systemd_config.mounts(self._definition, base, read_only=read_only)]
+
     def _own_volumes(self) -> list[Config]:
         """What the image declares and the definition names, but for what is mounted there."""
         definition, image = self._definition, self._facts.image
-        declared = [*(image.volumes if image else ()), *definition.volumes]
+        declared = list(image.volumes if image else ())
+        if self._facts.systemd:
+            memory = (*systemd_mode.TMPFS, systemd_mode.CGROUP_PLACE)
+            declared = [place for place in declared if place not in memory]
+        declared += definition.volumes
         mounted = {mount.destination for mount in definition.mounts}
         found = []
         for destination in dict.fromkeys(declared):
@@ -174,6 +223,10 @@ class Mounting:
 def _is_elsewhere(source: str) -> bool:
     """Whether a bind source is outside of the run directories, which let everybody pass."""
     return os.path.isabs(source) and not source.startswith(f"{RUN_ROOT}/")
+
+
+def _is_writable_cgroup(mount: Config) -> bool:
+    return mount.get("type") in ("cgroup", "cgroup2") and "ro" not in (mount.get("options") or ())
 
 
 def _size_bytes(mounts: list[Config]) -> int:

@@ -21,6 +21,10 @@ MOUNTPOINT = "mountpoint"  # DESTINATION below a file system of the kernel, for 
 ROOTFS = "rootfs"  # PATH: neither; volumes are filled from it
 SHM = "shm"  # SIZE_BYTES CONTEXT: a tmpfs for /dev/shm
 HOSTNAME = "hostname"  # what /etc/hostname holds
+MACHINE_ID = "machine-id"  # what /etc/machine-id holds
+NOTIFY = "notify"  # its program itself says when it is ready
+INIT = "init"  # "systemd": what its PID 1 is, where that matters
+FURNISH = "furnish"  # what that must be told is put into its /run before it begins
 JOIN = "join"  # KIND NAME: a namespace of another container
 NAMESPACE = "namespace"  # TYPE PATH: one that somebody else keeps, with OCI's word for it
 VOLUME = "volume"  # NAME: a named volume
@@ -29,6 +33,7 @@ BIND = "bind"  # NUMBER SOURCE: a bind source where a user namespace's root can 
 RELABEL = "relabel"  # shared|private LABEL PATH
 CGROUP = "cgroup"  # PATH: where the payload is, if not in the unit's cgroup
 CGROUP_IN_UNIT = "cgroup-in-unit"  # NAME: what it is called there, if not as usual
+DELEGATE = "delegate"  # the container's root makes cgroups below its own
 SYSTEMD = "systemd-cgroup"  # runc asks systemd for that cgroup
 
 TYPE_CHECKING = False
@@ -257,9 +262,23 @@ def _shm(container: Container, plan: Plan, words: list[str]) -> None:
 
 
 def _hostname(container: Container, plan: Plan, words: list[str]) -> None:
-    path = file_path(container, "hostname")
+    _write_file(container, "hostname", words[0])
+
+
+def _machine_id(container: Container, plan: Plan, words: list[str]) -> None:
+    _write_file(container, "machine-id", words[0])
+
+
+def _notify(container: Container, plan: Plan, words: list[str]) -> None:
+    from torpor import readiness
+
+    readiness.make_directory(container)
+
+
+def _write_file(container: Container, name: str, line: str) -> None:
+    path = file_path(container, name)
     record.make_directory(os.path.dirname(path), _PASSABLE)
-    _write(path, f"{words[0]}\n")
+    _write(path, f"{line}\n")
 
 
 def _write(path: str, text: str) -> None:
@@ -351,7 +370,9 @@ def _label_of(path: str) -> str:
 
 
 _ROOT = (OWNER, OVERLAY, MAPPED, ROOTFS)
-_READ_ELSEWHERE = frozenset((OWNER, ROOTFS, CGROUP, CGROUP_IN_UNIT, SYSTEMD))
+_READ_ELSEWHERE = frozenset(
+    (OWNER, ROOTFS, CGROUP, CGROUP_IN_UNIT, DELEGATE, SYSTEMD, INIT, FURNISH)
+)
 _WORDS = {OVERLAY: 3, RELABEL: 3, MAPPED: 2, SHM: 2, JOIN: 2, NAMESPACE: 2, BIND: 2}
 _STEPS = {
     OVERLAY: _overlay,
@@ -359,6 +380,8 @@ _STEPS = {
     MOUNTPOINT: _mountpoint,
     SHM: _shm,
     HOSTNAME: _hostname,
+    MACHINE_ID: _machine_id,
+    NOTIFY: _notify,
     JOIN: _join,
     NAMESPACE: _namespace,
     VOLUME: _volume,

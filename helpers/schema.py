@@ -21,6 +21,7 @@ from torpor import (
     selinux,
     signals,
     slices,
+    systemd_mode,
     values,
     volumes,
 )
@@ -30,6 +31,7 @@ from torpor.yaml_tree import Mapping, Node, Scalar, Sequence, shown
 
 CHECKPOINT_OCCASIONS = ("stop", "shutdown", "restart")
 RESTORE_FAILURE_POLICIES = ("start-fresh", "fail")
+NOTIFIERS = ("runtime", "container")
 _HOSTNAME_MAX_BYTES = 64  # HOST_NAME_MAX of Linux, uname(2)
 _SIGNAL_MAX = 64  # signal(7)
 _SIGNAL_NAME_MAX = 16
@@ -165,6 +167,9 @@ SCHEMA: MappingType[str, Callable[[Node], object]] = {
     "userns": idmap.parse_userns,
     "annotations": _annotations,
     "stop-signal": _signal,
+    "systemd": functools.partial(values.choice, systemd_mode.MODES),
+    "notify": functools.partial(values.choice, NOTIFIERS),
+    "register": values.boolean,
     "cgroups": placement.parse,
     "slice": slices.parse_slice,
     "resources": resources.parse_resources,

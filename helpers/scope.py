@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 
 _LIMIT = 1 << 16  # characters
 _UNIT_SUFFIXES = (".scope", ".service")
-# What a manager of a cgroup may change in it: kernels from 4.15 on name it there themselves.
-_DELEGATE_LIST = "/sys/kernel/cgroup/delegate"
-_DELEGATED = "cgroup.procs\ncgroup.subtree_control\ncgroup.threads\n"
 # systemd marks a unit's cgroup with these (its core/cgroup.c).
 _DELEGATION_MARKS = ("trusted.delegate", "user.delegate")
 
@@ -58,17 +55,7 @@ class Place:
         """
         if not self._mount:
             return False
-        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
-        directory = os.open(self._mount + self.path, flags)
-        try:
-            if os.fstat(directory).st_uid != os.geteuid():
-                return False
-            for name in (_read(_DELEGATE_LIST) or _DELEGATED).split():
-                _give(directory, name, uid, gid)
-            os.fchown(directory, uid, gid)  # last: it says that all is done
-        finally:
-            os.close(directory)
-        return True
+        return hierarchy.delegate(self._mount + self.path, uid, gid)
 
 
 def of_process(pid: int) -> Place:
@@ -139,13 +126,6 @@ def set_properties(unit: str, properties: "Iterable[Property]") -> None:
             f"systemd did not set {name or 'the limits'} of {unit}: {error}",
             f"Try it by hand: systemctl set-property --runtime {unit} NAME=VALUE",
         ) from error
-
-
-def _give(directory: int, name: str, uid: int, gid: int) -> None:
-    try:
-        os.chown(name, uid, gid, dir_fd=directory, follow_symlinks=False)
-    except FileNotFoundError:
-        pass  # of a controller that is not there
 
 
 def _has_mark(directory: str, mark: str) -> bool:

@@ -17,12 +17,14 @@ from torpor import (
     namespaces,
     oci_defaults,
     preparation,
+    readiness,
     rlimits,
     seccomp,
     selinux,
+    systemd_config,
 )
 from torpor.container import Container
-from torpor.definition import Definition
+from torpor.definition import BY_CONTAINER, Definition
 from torpor.errors import DefinitionError
 from torpor.facts import Facts
 from torpor.mounting import Mounting
@@ -76,6 +78,8 @@ class _Rendering:
     def rendered(self) -> Rendered:
         self._root()
         self._namespaces()
+        if self._facts.systemd:
+            systemd_config.require_namespaces(self._definition, self._config)
         self._process()
         self._identity()
         self._mounts()
@@ -142,12 +146,21 @@ class _Rendering:
         if self._is_bundle and definition.capabilities is None:
             return
         base = process.get("capabilities") if self._is_bundle else None
+        default: tuple[str, ...] = capabilities.DEFAULT
+        if self._facts.systemd:
+            is_mapped = self._facts.idmap is not None
+            default = systemd_config.capability_names(definition, is_mapped=is_mapped)
         try:
             process["capabilities"] = capabilities.section(
-                base, definition.capabilities, user.get("uid", 0), self._facts.capabilities
+                base, definition.capabilities, user.get("uid", 0), self._facts.capabilities, default
             )
         except WrongError as error:
             raise ShapeError(str(error)) from error
+        if self._facts.systemd:
+            process["noNewPrivileges"] = False  # a system has su(1) and the like
+            if "CAP_SYS_ADMIN" in process["capabilities"]["bounding"]:
+                said = "with sys_admin its systemd may mount and unshare what CRIU cannot save"
+                self._warnings.append(f"{definition.path}: capabilities: {said}")
 
     def _identity(self) -> None:
         definition, config = self._definition, self._config
@@ -177,7 +190,12 @@ class _Rendering:
             env["container"] = "torpor"
             if self._facts.image:
                 env.update(_variables(self._facts.image.env))
+        if systemd := self._facts.systemd:
+            for name, value in systemd_config.environment(systemd.machine_id):
+                env.setdefault(name, value)
         env.update(self._definition.env)
+        if self._definition.notify == BY_CONTAINER:
+            env["NOTIFY_SOCKET"] = f"{readiness.PLACE}/{readiness.SOCKET}"
         if env or "env" in process:
             process["env"] = [
                 f"{name}={value}" if value is not None else name for name, value in env.items()
@@ -238,12 +256,14 @@ class _Rendering:
 
     def _seccomp(self, process: Config, linux: Config) -> None:
         wanted = self._definition.seccomp
+        bounding = items(section(process, "capabilities"), "bounding")
+        machine = seccomp.Facts(self._facts.machine, self._facts.kernel, bounding)
         if wanted is None:
+            if self._facts.systemd and self._facts.idmap is None and not self._is_bundle:
+                linux["seccomp"] = systemd_config.filter(machine)
             return
         linux.pop("seccomp", None)
         if wanted.profile is not None:
-            bounding = items(section(process, "capabilities"), "bounding")
-            machine = seccomp.Facts(self._facts.machine, self._facts.kernel, bounding)
             content = self._facts.seccomp_profile
             linux["seccomp"] = seccomp.section(wanted.profile, content, machine)
 

@@ -2,7 +2,7 @@
 
 import os
 
-from torpor import facts, mount_list, namespaces, signals
+from torpor import facts, mount_list, namespaces, signals, systemd_mode
 from torpor.container import RUN_ROOT
 from torpor.oci_config import Config
 
@@ -12,6 +12,7 @@ def of(config: Config, root: str) -> list[tuple[str, str]]:
     return [
         ("stop-signal", str(_stop_signal(config))),
         ("owner", _owner(config)),
+        ("machine-id", _machine_id(config)),
         *(("sync", path) for path in _writable_paths(config)),
         *(("obstacle", text) for text in _obstacles(config, root)),
     ]
@@ -21,6 +22,14 @@ def _stop_signal(config: Config) -> int:
     """The signal for a real stop, from the annotation that image builders set; SIGTERM else."""
     text = str((config.get("annotations") or {}).get("org.opencontainers.image.stopSignal", "15"))
     return signals.parse(text) or 15
+
+
+def _machine_id(config: Config) -> str:
+    """What it is told on <https://systemd.io/CONTAINER_INTERFACE>'s way; empty where it is not."""
+    env = (config.get("process") or {}).get("env") or []
+    told = (line.partition("=")[2] for line in env if line.startswith("container_uuid="))
+    text = next(told, "").replace("-", "").lower()
+    return text if systemd_mode.is_machine_id(text) else ""
 
 
 def _owner(config: Config) -> str:

@@ -371,6 +371,8 @@ def test_what_concerns_the_unit_or_the_policy_does_not_cost_a_sleeper_its_memory
 
 
 CHANGES = (
+    "systemd: always\n",
+    "notify: container\n",
     "cwd: /",
     "hostname: web",
     "user: 0",
@@ -420,7 +422,7 @@ def test_every_change_of_the_container_is_another_digest() -> None:
 
 def test_every_key_is_of_the_container_or_of_its_unit_and_policy() -> None:
     changing = {change.partition(":")[0] for change in CHANGES}
-    neutral = {"stop-signal", "slice", "resources", "after", "requires"}
+    neutral = {"stop-signal", "slice", "resources", "after", "requires", "register"}
     trees = {"bundle", "rootfs", "image", "command"}
     sections = {key.partition(".")[0] for key in schema.SCHEMA}
     assert sections == changing | neutral | trees | {"checkpoint"}
