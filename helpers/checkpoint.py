@@ -4,7 +4,19 @@ import os
 import time
 from collections.abc import Callable
 
-from torpor import criu, fault, images, mounts, preparation, process, runc, shm, state
+from torpor import (
+    cgroup_tree,
+    criu,
+    criu_files,
+    fault,
+    images,
+    mounts,
+    preparation,
+    process,
+    runc,
+    shm,
+    state,
+)
 from torpor.cgroup import Cgroup
 from torpor.container import Container
 from torpor.errors import CheckpointError, ContainerLostError, TorporError
@@ -47,6 +59,16 @@ def preflight(container: Container, cgroup: Cgroup) -> None:
             f"the images may need {mebibytes(needed)}",
             "make room there, or mount a larger file system at /var/lib/torpor",
         )
+
+
+def freeze(cgroup: Cgroup, plan: Plan) -> None:
+    """Freeze a container that runs under plan, so that it can be dumped."""
+    if preparation.first(plan, preparation.INIT):
+        from torpor import stillness  # for a systemd only
+
+        stillness.freeze(cgroup, FREEZE_TIMEOUT_S)
+    else:
+        cgroup.freeze(FREEZE_TIMEOUT_S)
 
 
 def _require_no_segment(pids: list[int]) -> None:
@@ -197,9 +219,11 @@ class Commit:
 
     def __call__(self) -> None:
         syncing = {path: process.spawn(["sync", "--file-system", path]) for path in self._paths()}
+        cgroup_tree.save(self._cgroup, self._generation.cgroups)
         shm.save(self._container, self._plan, self._generation, self._progress)
         if preparation.joins_ipc(self._plan):
             criu.leave_out_ipc(self._generation.images)
+        criu_files.mend(self._generation.images, self._cgroup.pids())
         manifest = images.seal(self._generation, self._facts, self._progress)
         deadline_s = time.monotonic() + _SYNC_TIMEOUT_S
         for path, child in syncing.items():

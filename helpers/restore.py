@@ -4,7 +4,7 @@ import os
 import time
 from collections.abc import Callable
 
-from torpor import criu, fault, loopback, mounts, process, runc
+from torpor import cgroup_tree, criu, fault, loopback, mounts, process, runc
 from torpor.cgroup import Cgroup, own_unit, supervisor_of
 from torpor.container import Container
 from torpor.errors import (
@@ -36,19 +36,23 @@ class Restore:
         verification: Verification,
         size_bytes: int,
         cgroup: Cgroup,
+        cgroups: cgroup_tree.Saved,
         progress: Callable[[], None],
         stop_asked: Callable[[], bool],
         *,
         systemd_cgroup: bool = False,
+        has_moved: bool = False,
     ) -> None:
         self._container = container
         self._generation = generation
         self._verification = verification
         self._size_bytes = size_bytes
         self._cgroup = cgroup
+        self._cgroups = cgroups
         self._progress = progress  # called at least every second
         self._stop_asked = stop_asked  # whether to leave it asleep while that is still possible
         self._systemd_cgroup = systemd_cgroup
+        self._has_moved = has_moved  # since the dump the cgroup became another
         self._refusal: TorporError | OSError | None = None
         self._consumed = False
 
@@ -79,7 +83,11 @@ class Restore:
                 self._container,
                 self._generation.images,
                 self._generation.work,
-                channel.environment(self._cgroup),
+                channel.environment(
+                    self._cgroup,
+                    self._configuration(),
+                    with_controllers=self._cgroups.has_controllers,
+                ),
                 output,
                 systemd_cgroup=self._systemd_cgroup,
             )
@@ -90,6 +98,12 @@ class Restore:
             if child is not None and child.poll() is None:
                 process.kill_tree(child.pid)
         return child
+
+    def _configuration(self) -> str:
+        """The path of what CRIU is told, which by itself goes by the cgroups of the dump."""
+        if not self._has_moved:
+            return criu.CONFIG
+        return criu.configure(self._container, [f"cgroup-root :{self._cgroup.name}"])
 
     def _serve(
         self, channel: criu.Channel, child: process.Child, consume: Callable[[], None]
@@ -115,7 +129,10 @@ class Restore:
         question.locate(child.pid)
         try:
             if question.stage == criu.SETUP_NAMESPACES:
+                self._cgroups.make(self._cgroup)
                 loopback.set_up_in(question.init)
+            elif question.stage == criu.POST_SETUP_NAMESPACES:
+                self._cgroups.enable(self._cgroup, supervisor_of(own_unit()))
             elif question.stage == criu.POST_RESTORE:
                 self._verification.verdict(self._progress)
                 if not question.still_holds() or child.poll() is not None:

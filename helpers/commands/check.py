@@ -4,7 +4,7 @@ import argparse
 import signal
 import time
 
-from torpor import checkpoint, images, last_rendering, payload, rendering, runc, state
+from torpor import checkpoint, images, last_rendering, payload, preparation, rendering, runc, state
 from torpor.checkpoint import Dump
 from torpor.container import Container
 from torpor.errors import ContainerLostError, TorporError
@@ -58,7 +58,7 @@ def _dry_run(container: Container) -> None:
     began_s = time.monotonic()
     try:
         generation.make()
-        cgroup.freeze(checkpoint.FREEZE_TIMEOUT_S)
+        checkpoint.freeze(cgroup, preparation.read(container.plan_path))
         Dump(container, generation, cgroup, lambda: None).run(lambda: None, leave_running=True)
         size = generation.size_bytes()
     except ContainerLostError as error:

@@ -16,12 +16,12 @@ from torpor import (
     notify,
     payload,
     preparation,
-    process,
     pump,
     record,
     rendering,
     runc,
     state,
+    timespan,
 )
 from torpor.cgroup import own_unit
 from torpor.checkpoint import Commit, Dump
@@ -35,10 +35,10 @@ from torpor.preparation import Plan
 from torpor.talk import NOTICE, WARNING, mebibytes, report, say, say_fault, warn
 
 _PUMP_TIMEOUT_S = 5.0
+_PAUSES_S = (0.02, 0.05, 0.1, 0.2, 0.4)  # between attempts
 _EXTEND_S = 30
 # Left of the unit's own timeout for us to say why, kill and clean.
 _KILL_MARGIN_S = 2.0
-_DEFAULT_TIMEOUT_S = 90.0
 
 
 def main() -> None:
@@ -76,7 +76,7 @@ class _Stop:
         cause = self._cause(inputs)
         if cause in inputs.checkpoint_on:
             try:
-                generation, commit = self._sleep(inputs, cause)
+                generation, commit = self._sleep_at_last(inputs, cause)
             except ContainerLostError:
                 raise
             except Exception as error:
@@ -96,6 +96,18 @@ class _Stop:
             return "fresh"
         assert self._question is not None
         return self._question.answer()
+
+    def _sleep_at_last(self, inputs: Inputs, cause: str) -> tuple[Generation, Commit]:
+        """As _sleep, again where it fails for something that passes while the container runs on."""
+        for pause_s in _PAUSES_S:
+            try:
+                return self._sleep(inputs, cause)
+            except CheckpointError as error:
+                if not criu.will_pass(error.message):
+                    raise
+                say(f"{self._container.name}: {error.message}: once more", NOTICE)
+            time.sleep(pause_s)
+        return self._sleep(inputs, cause)
 
     def _sleep(self, inputs: Inputs, cause: str) -> tuple[Generation, Commit]:
         """Put it to sleep; any error means that it goes on, but for ContainerLostError."""
@@ -142,13 +154,13 @@ class _Stop:
             generation.make()
             self._save_config(generation)
             frozen_at_s = time.monotonic()
-            cgroup.freeze(checkpoint.FREEZE_TIMEOUT_S)
+            plan = preparation.read(container.plan_path)
+            checkpoint.freeze(cgroup, plan)
             fault.point("frozen")
             # Not before the freeze: an exit of its own would be lost.
             self._stand_in()
             notify.status("checkpointing")
             progress = _Progress(generation)
-            plan = preparation.read(container.plan_path)
             commit = Commit(
                 container,
                 generation,
@@ -237,7 +249,7 @@ class _Stop:
             self._cgroup.kill(payload.KILL_TIMEOUT_S)
             self._leave(reason)
             return
-        timeout_s = max(1.0, _stop_timeout_s(self._container) - _KILL_MARGIN_S)
+        timeout_s = max(1.0, timespan.of_unit(self._container, "TimeoutStopUSec") - _KILL_MARGIN_S)
         if time.monotonic() - self._began_s > 1:
             # A dump was tried first: the program gets its whole time all the same.
             notify.extend(int(timeout_s + 2 * _KILL_MARGIN_S), "stopping without sleeping")
@@ -290,28 +302,3 @@ def _facts(
         "criu": ".".join(map(str, criu.version())),
         "reason": dumping.reason,
     }
-
-
-def _stop_timeout_s(container: Container) -> float:
-    """TimeoutStopSec= of the unit, in seconds."""
-    argv = ["systemctl", "show", "--property=TimeoutStopUSec", "--value", container.unit]
-    _, text = process.output(argv)
-    return parse_timespan_s(text.strip())
-
-
-_UNITS_S = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
-
-
-def parse_timespan_s(text: str) -> float:
-    """A time span as systemctl prints it (systemd.time(7)); "infinity" is a year."""
-    if text == "infinity":
-        return 365 * 86400.0
-    total_s = 0.0
-    for word in text.split():
-        number = word.rstrip("abcdefghijklmnopqrstuvwxyz")
-        unit = word[len(number) :]
-        try:
-            total_s += float(number) * _UNITS_S[unit]
-        except (ValueError, KeyError):
-            return _DEFAULT_TIMEOUT_S
-    return total_s or _DEFAULT_TIMEOUT_S

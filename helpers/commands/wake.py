@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 
 from torpor import (
+    cgroup_tree,
     criu,
     fault,
     images,
@@ -105,6 +106,13 @@ def _read_plan(generation: Generation) -> Plan:
         raise ImageError(str(error)) from error
 
 
+def _read_cgroups(generation: Generation) -> cgroup_tree.Saved:
+    try:
+        return cgroup_tree.Saved(generation.cgroups)
+    except RecordError as error:
+        raise ImageError(str(error)) from error
+
+
 def _volumes_changed(container: Container, plan: Plan, manifest: images.Manifest) -> bool:
     """Whether other volumes than those that it fell asleep with are there; none is an error."""
     return manifest.facts.get("volumes", "") != preparation.durable_identity(container, plan)
@@ -176,7 +184,7 @@ def _restore(
     )
     state.write(container, restoring)
     fault.point("restoring")
-    _lay_saved_bundle(container, cgroup, plan, generation)
+    has_moved = _lay_saved_bundle(container, cgroup, plan, generation)
     _admit_owner(generation, inputs)
 
     def consume() -> None:
@@ -189,20 +197,27 @@ def _restore(
             notify.extend(_EXTEND_S, f"restoring generation {number}, {size}, {elapsed_s:.0f} s")
 
     shm.load(container, plan, generation, progress)
+    cgroups = _read_cgroups(generation)
     restore = Restore(
         container,
         generation,
         verification,
         size_bytes,
         cgroup,
+        cgroups,
         progress,
         stop_asked,
         systemd_cgroup=bool(preparation.first(plan, preparation.SYSTEMD)),
+        has_moved=has_moved,
     )
     pid = restore.run(pump.start(container), consume)
     fault.point("restored")
+    warn(container.name, cgroups.limit(cgroup))
     took = f"{mebibytes(size_bytes)}, in {time.monotonic() - began_s:.2f} s"
     text = f"restored generation {number}, {took}"
+    warn(container.name, payload.make_known(container, pid, inputs))
+    if preparation.first(plan, preparation.INIT):
+        _refresh(cgroup, pid)
     notify.main_pid(pid, "READY=1", f"STATUS={text}").wait()
     cgroup.thaw()
     if stop_asked():  # too late to sleep on; systemd asked the helper, and will not ask again
@@ -218,12 +233,25 @@ def _restore(
     images.forget_older(container, inputs.keep - 1)
 
 
+def _refresh(cgroup: Cgroup, pid: int) -> None:
+    """Let a systemd come to itself before others are told that it is awake.
+
+    In this time its end would be missed; that of a systemd takes longer.
+    """
+    from torpor import furnishing
+
+    refresh = furnishing.Refresh(pid, cgroup.pids())
+    cgroup.thaw()
+    refresh.wait()
+
+
 def _lay_saved_bundle(
     container: Container, cgroup: Cgroup, plan: Plan, generation: Generation
-) -> None:
+) -> bool:
     """The config the container ran with: a newer torpor's defaults must not cost its memory.
 
-    Only what this boot makes anew is replaced: the cgroup of a unit that moved to another slice.
+    Only what this boot makes anew is replaced: the cgroup of a unit that moved to another slice,
+    in which case it returns True.
     """
     saved = record.read_bytes(generation.config)
     if saved is None:
@@ -231,9 +259,11 @@ def _lay_saved_bundle(
     path = cgroup.name
     elsewhere = (preparation.CGROUP, preparation.CGROUP_IN_UNIT)
     follows_unit = not any(preparation.first(plan, key) for key in elsewhere)
-    if follows_unit and f'"cgroupsPath":"{path}"'.encode() not in saved:
+    has_moved = follows_unit and f'"cgroupsPath":"{path}"'.encode() not in saved
+    if has_moved:
         saved = _moved(saved, path)
     payload.lay_bundle(container, saved, plan)
+    return has_moved
 
 
 def _moved(saved: bytes, cgroup_path: str) -> bytes:
