@@ -58,6 +58,18 @@ class HostFaultError(RuntimeFailedError):
     """Something on the host made a restore fail: that says nothing about the images."""
 
 
+class EndedEarlyError(RuntimeFailedError):
+    """The container ended before it said that it is ready; status is as of waitstatus_to_exitcode.
+
+    The helper is to end in the same way, as systemd knows no other main process yet.
+    """
+
+    def __init__(self, status: int) -> None:
+        how = f"by signal {-status}" if status < 0 else f"with status {status}"
+        super().__init__(f"the container ended {how} before it said that it is ready")
+        self.status = status
+
+
 class StoppedError(TorporError):
     """Somebody asked for a stop while the container was being woken: it sleeps on."""
 

@@ -63,6 +63,16 @@ class Inputs:
         return int(self.text("stop-signal"))
 
     @property
+    def is_machine(self) -> bool:
+        """Whether systemd-machined is to know it."""
+        return self.text("register") == "yes"
+
+    @property
+    def machine_id(self) -> str:
+        """The container's machine-id(5) where it is told one, else empty."""
+        return self.text("machine-id")
+
+    @property
     def owner(self) -> tuple[int, int]:
         """The host's uid and gid of the container's root."""
         uid, _, gid = self.text("owner").partition(":")

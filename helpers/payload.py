@@ -6,6 +6,7 @@ import signal
 from torpor import images, mounts, preparation, process, record, runc, state
 from torpor.cgroup import Cgroup, payload_of
 from torpor.container import Container
+from torpor.last_rendering import Inputs
 from torpor.preparation import Plan
 
 TYPE_CHECKING = False
@@ -13,8 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 KILL_TIMEOUT_S = 30.0
+_FOR_EVER_S = 365 * 86400.0
 
 _BUNDLE_CONFIG = "config.json"
+_MACHINES = "/run/systemd/machines"  # where machined keeps its records
 
 
 def lay_bundle(container: Container, config: bytes, plan: Plan) -> None:
@@ -46,12 +49,17 @@ def clear(container: Container, cgroup: Cgroup) -> list[str]:
     costs nothing but its place.
     """
     runc.check_ours(container)
+    if os.path.exists(f"{_MACHINES}/{container.name}"):
+        from torpor import machined  # few are registered
+
+        machined.unregister(container)
     runc.detach_restore_root(container)
     cgroup.kill(KILL_TIMEOUT_S)
     if os.path.exists(container.runc_dir):
         runc.delete(container)
     cgroup.remove()
     mounts.sweep_criu()
+    mounts.detach_below(container.generations_dir)  # CRIU mounts cgroups where it works
     warnings = preparation.undo(container) if os.path.exists(container.run_dir) else []
     _remove_run_dir(container)
     return warnings
@@ -61,6 +69,7 @@ def clear(container: Container, cgroup: Cgroup) -> list[str]:
 _DIRECTORIES = (
     ("bundle", True),
     ("files", True),
+    ("notify", True),
     ("ns", True),
     ("sources", True),
     ("shm", False),
@@ -95,6 +104,19 @@ def _try(remove: "Callable[[str], None]", path: str) -> None:
         pass
 
 
+def make_known(container: Container, pid: int, inputs: Inputs) -> list[str]:
+    """Have systemd-machined know the container, where its definition wants that; warnings.
+
+    Before its unit is active: then people go on with machinectl.
+    """
+    if not inputs.is_machine:
+        return []
+    from torpor import machined
+
+    problem = machined.register(container, pid, inputs.machine_id).finish()
+    return [problem] if problem else []
+
+
 def record_end(container: Container, reason: str) -> None:
     """Record that the container's processes are dead, and remove half a dump."""
     current = state.read(container)
@@ -104,6 +126,12 @@ def record_end(container: Container, reason: str) -> None:
     state.write(container, ended)
     if current.name == state.DUMPING:
         images.remove(container.generation_dir(current.generation))
+
+
+def end(cgroup: Cgroup, pid: int, number: int) -> None:
+    """Ask the container's init to end, and wait for as long as systemd does."""
+    if ignores(pid, number) or not signal_and_wait(pid, number, _FOR_EVER_S):
+        cgroup.kill(KILL_TIMEOUT_S)
 
 
 def signal_and_wait(pid: int, number: int, timeout_s: float) -> bool:
@@ -126,11 +154,5 @@ def ignores(pid: int, number: int) -> bool:
     The kernel drops a signal to PID 1 of a pid namespace that neither handles nor blocks it
     (pid_namespaces(7)); waiting for it to act would be in vain.
     """
-    fields = {}
-    for line in process.read_small(f"/proc/{pid}/status").splitlines():
-        key, _, value = line.partition(":")
-        fields[key] = value.split()
-    if len(fields.get("NSpid", [])) < 2 or fields["NSpid"][-1] != "1":
-        return False
-    heard = int(fields["SigCgt"][0], 16) | int(fields["SigBlk"][0], 16)
-    return not heard & (1 << (number - 1))
+    ids = process.status(pid).get("NSpid", [])
+    return len(ids) > 1 and ids[-1] == "1" and not process.hears(pid, number)

@@ -8,6 +8,10 @@ import select
 import signal
 import time
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
 _POLL_MAX_MS = (1 << 31) - 1  # poll(2) takes an int
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -126,6 +130,32 @@ def raise_open_files() -> None:
 
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def end_like(status: int) -> "NoReturn":
+    """End this process with the exit status, or by the signal, of another (waitstatus_to_exitcode).
+
+    systemd then says of it what it would have said of that other one.
+    """
+    if status < 0:
+        if -status not in (signal.SIGKILL, signal.SIGSTOP):
+            signal.signal(-status, signal.SIG_DFL)
+        os.kill(os.getpid(), -status)
+    os._exit(abs(status))
+
+
+def status(pid: int) -> dict[str, list[str]]:
+    """The words of each field of /proc/PID/status (proc_pid_status(5)); empty when it is gone."""
+    lines = read_small(f"/proc/{pid}/status").splitlines()
+    fields = (line.partition(":") for line in lines)
+    return {key: words.split() for key, _, words in fields}
+
+
+def hears(pid: int, number: int) -> bool:
+    """Whether a process handles a signal, or blocks it to read it otherwise."""
+    fields = status(pid)
+    masks = (fields.get(key, ["0"])[0] for key in ("SigCgt", "SigBlk"))
+    return any(int(mask, 16) >> (number - 1) & 1 for mask in masks)
 
 
 def open_process(pid: int) -> int | None:

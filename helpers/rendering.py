@@ -290,6 +290,7 @@ def _policy(definition: "Definition") -> list[tuple[str, str]]:
         ("restore-failure", policy.restore_failure),
         ("keep", str(policy.keep)),
         ("keep-logs", "yes" if policy.keep_logs else "no"),
+        ("register", "yes" if definition.register else "no"),
     ]
 
 

@@ -9,6 +9,7 @@ import sys
 
 from torpor import (
     fault,
+    hierarchy,
     images,
     last_rendering,
     notify,
@@ -21,15 +22,18 @@ from torpor import (
     runc,
     state,
 )
-from torpor.cgroup import own_unit, payload_of
+from torpor.cgroup import Cgroup, own_unit, payload_of
 from torpor.container import Container
 from torpor.errors import (
+    EndedEarlyError,
     RecordError,
     RuntimeFailedError,
+    StoppedError,
     TorporError,
 )
 from torpor.last_rendering import Inputs
 from torpor.lock import Lock
+from torpor.preparation import Plan
 from torpor.process import Child
 from torpor.talk import WARNING, report, say, warn
 
@@ -42,6 +46,9 @@ def main() -> None:
         container = Container(name)
         with Lock(container):
             _start(container)
+    except EndedEarlyError as error:
+        report(name, error)
+        process.end_like(error.status)
     except Exception as error:
         os._exit(report(name, error))
     os._exit(0)
@@ -103,30 +110,73 @@ def _start_fresh(container: Container, unit_cgroup: str, inputs: Inputs, reason:
     if config is None:
         raise RuntimeFailedError(f"{container.rendered_path} is gone", "start again")
     payload.lay_bundle(container, config, plan)
-    systemd_cgroup = bool(preparation.first(plan, preparation.SYSTEMD))
+    launch = _launch_and_wait if preparation.first(plan, preparation.NOTIFY) else _launch
+    why = f" ({reason})" if reason else ""
     try:
-        pid = _create(container, systemd_cgroup=systemd_cgroup)
-        fault.point("created")
-        # Before its program runs: it may end at once, and systemd must know whose status that is.
-        why = f" ({reason})" if reason else ""
-        notify.main_pid(pid, "READY=1", f"STATUS=started fresh{why}").wait()
-        _run(container)
+        launch(container, cgroup, plan, inputs, ["READY=1", f"STATUS=started fresh{why}"])
         fault.point("started")
-    except TorporError:
+    except (TorporError, OSError):
         warn(container.name, payload.clear(container, cgroup))
         state.write(container, running.become(state.EXITED, "it could not be started"))
         raise
     images.forget_older(container, inputs.keep - 1)
 
 
-def _create(container: Container, *, systemd_cgroup: bool) -> int:
+def _launch(
+    container: Container, cgroup: Cgroup, plan: Plan, inputs: Inputs, ready: list[str]
+) -> None:
     output = pump.start(container)
-    child = runc.create(container, output, systemd_cgroup=systemd_cgroup)
+    child = _create(container, plan, output)
     os.close(output)
     _await(container, child, "create")
+    pid = _created(container, cgroup, plan, inputs)
+    warn(container.name, payload.make_known(container, pid, inputs))
+    # Before its program runs: it may end at once, and systemd must know whose status that is.
+    notify.main_pid(pid, *ready).wait()
+    _run(container)
+
+
+def _launch_and_wait(
+    container: Container, cgroup: Cgroup, plan: Plan, inputs: Inputs, ready: list[str]
+) -> None:
+    """The container itself says when it is ready."""
+    from torpor import readiness, timespan
+
+    listener = readiness.Listener(container)
+    output = pump.start(container)
+    keeper = readiness.Keeper(lambda: _create(container, plan, output))
+    os.close(output)
+    _require_success(container, "create", keeper.created(_CREATE_TIMEOUT_S))
+    pid = _created(container, cgroup, plan, inputs)
+    warn(container.name, payload.make_known(container, pid, inputs))
+    _run(container)
+    notify.status("waiting until it is ready")
+    try:
+        readiness.wait(listener, keeper, pid, timespan.of_unit(container, "TimeoutStartUSec"))
+    except StoppedError:
+        payload.end(cgroup, pid, inputs.stop_signal)
+        raise
+    listener.close()
+    notify.main_pid(pid, *ready).wait()
+
+
+def _create(container: Container, plan: Plan, output: int) -> Child:
+    systemd_cgroup = bool(preparation.first(plan, preparation.SYSTEMD))
+    return runc.create(container, output, systemd_cgroup=systemd_cgroup)
+
+
+def _created(container: Container, cgroup: Cgroup, plan: Plan, inputs: Inputs) -> int:
+    """The container's init, which waits to execute its program."""
     pid = runc.init_pid(container)
     if not pid:
         raise RuntimeFailedError("runc create left no pid")
+    fault.point("created")
+    if preparation.first(plan, preparation.DELEGATE) and any(inputs.owner):
+        hierarchy.delegate(cgroup.path, *inputs.owner)
+    if preparation.first(plan, preparation.FURNISH):
+        from torpor import furnishing  # most containers need none
+
+        furnishing.for_systemd(pid, inputs.owner)
     return pid
 
 
@@ -138,6 +188,12 @@ def _await(container: Container, child: Child, verb: str) -> None:
     status = child.wait(_CREATE_TIMEOUT_S)
     if status is None:
         process.kill_tree(child.pid)
+    _require_success(container, verb, status)
+
+
+def _require_success(container: Container, verb: str, status: int | None) -> None:
+    """runc's exit status; None when it did not end in time."""
+    if status is None:
         raise RuntimeFailedError(f"runc {verb} did not end within {_CREATE_TIMEOUT_S:.0f} s")
     if status:
         raise RuntimeFailedError(f"runc {verb}: {runc.last_error(container)}")

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from torpor import criu, jobs, signals
-from torpor.commands.stop import parse_timespan_s
+from torpor.timespan import parse_s
 
 UNIT = "torpor@web.service"
 
@@ -44,7 +44,7 @@ def test_why_a_unit_stops(listing: str, expected: str) -> None:
     ],
 )
 def test_a_time_span_of_systemctl(text: str, expected: float) -> None:
-    assert parse_timespan_s(text) == pytest.approx(expected)
+    assert parse_s(text) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
