@@ -1,8 +1,9 @@
-"""What a container's annotations ask of its cgroup: the slice that it lies in, and its limits.
+"""What a container's annotations ask for: the slice that it lies in, its limits, systemd in it.
 
 A hook reads them for every container: what is heavy is imported where one asks for it.
 """
 
+from torpor import systemd_mode
 from torpor.errors import DefinitionError
 
 TYPE_CHECKING = False  # typing is not imported
@@ -13,8 +14,14 @@ if TYPE_CHECKING:
 
 SLICE = "io.torpor.slice"
 RESOURCES = "io.torpor.resources."  # before a key of the definition's `resources:`
+SYSTEMD = "io.torpor.systemd"
 _FIXED = "oom-policy"  # systemd takes it for a unit that does not run yet only
 _SHOWN_LENGTH = 90
+_SYSTEMD_MODES = {
+    None: systemd_mode.AUTO,
+    "true": systemd_mode.ALWAYS,
+    "false": systemd_mode.NEVER,
+}
 
 
 class Request:
@@ -41,6 +48,20 @@ def parse(annotations: dict[str, str]) -> Request:
             "Name the slice that the container lies in; -.slice holds all.",
         )
     return request
+
+
+def systemd(annotations: dict[str, str]) -> str:
+    """Whether it is to be treated as one that systemd boots, as a mode of `systemd_mode`.
+
+    Raises DefinitionError for a value that is none of true, false and none at all.
+    """
+    value = annotations.get(SYSTEMD)
+    if value not in _SYSTEMD_MODES:
+        raise DefinitionError(
+            f"annotation {SYSTEMD} is {str(value)[:_SHOWN_LENGTH]!a}, but must be true or false",
+            "Without it the container's command decides.",
+        )
+    return _SYSTEMD_MODES[value]
 
 
 def require_good_slice(name: str) -> None:

@@ -1,4 +1,4 @@
-"""The hooks of a bundle's config.json, torpor's among other people's, and the slice for one.
+"""The hooks of a bundle's config.json, torpor's among other people's, and annotations for them.
 
 Format: "POSIX-platform Hooks" in config.md of the OCI runtime specification.
 """
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torpor import bundle, regular_file, strict_json
-from torpor.annotations import SLICE
+from torpor.annotations import SLICE, SYSTEMD
 from torpor.bundle import HOOK_DIRECTORY
 from torpor.errors import DefinitionError
 
@@ -44,6 +44,9 @@ OURS = (
     Hook("poststop", f"{HOOK_DIRECTORY}hooks/poststop"),
 )
 CGROUP = Hook("createRuntime", f"{HOOK_DIRECTORY}hooks/cgroup")
+SYSTEMD_HOOK = Hook("createRuntime", f"{HOOK_DIRECTORY}hooks/systemd")
+# The annotation by which each of these knows what it is for.
+_ANNOTATED = {CGROUP: SLICE, SYSTEMD_HOOK: SYSTEMD}
 
 
 @dataclass(frozen=True)
@@ -71,15 +74,17 @@ def find(bundle: str) -> list[Hook]:
         return _hooks(file)
 
 
-def add(bundle: str, slice: str = "") -> list[Outcome]:
-    """Put torpor's hooks behind those that are there; with a slice, its annotation and hook too.
+def add(bundle: str, slice: str = "", *, systemd: bool = False) -> list[Outcome]:
+    """Put torpor's hooks behind those that are there.
 
-    DefinitionError for a bad bundle. The slice's name is not checked.
+    With a slice, or for systemd, the hook for that and its annotation too. DefinitionError for a
+    bad bundle. The slice's name is not checked.
     """
+    texts = {CGROUP: slice, SYSTEMD_HOOK: "true" if systemd else ""}
+    wanted = {hook: Annotation(_ANNOTATED[hook], text) for hook, text in texts.items() if text}
     with _open(bundle) as file:
-        outcomes = _add_hooks(file, (*OURS, CGROUP) if slice else OURS)
-        if slice:
-            outcomes.append(_annotate(file, Annotation(SLICE, slice)))
+        outcomes = _add_hooks(file, (*OURS, *wanted))
+        outcomes += [_annotate(file, annotation) for annotation in wanted.values()]
         if any(outcome.changed for outcome in outcomes):
             file.replace()
         return outcomes
@@ -103,7 +108,7 @@ def _annotate(file: "_ConfigFile", wanted: Annotation) -> Outcome:
 
 
 def remove(bundle: str) -> list[Outcome]:
-    """Take torpor's hooks out, whatever their stage, and the slice with its hook.
+    """Take torpor's hooks out, whatever their stage, and with each its annotation.
 
     DefinitionError for a bad bundle.
     """
@@ -112,24 +117,24 @@ def remove(bundle: str) -> list[Outcome]:
         taken: list[Hook | Annotation] = [*ours]
         if ours:
             _drop_ours(file.config)
-            if CGROUP in ours:
-                taken += _take_slice(file)
+            keys = [key for hook, key in _ANNOTATED.items() if hook in ours]
+            taken += [annotation for key in keys for annotation in _take(file, key)]
             file.replace()
         absent = [hook for hook in OURS if hook not in ours]
         return [*(Outcome(one, True) for one in taken), *(Outcome(hook, False) for hook in absent)]
 
 
-def _take_slice(file: "_ConfigFile") -> list[Annotation]:
-    """Remove its annotation, and the object that holds nothing else."""
+def _take(file: "_ConfigFile", key: str) -> list[Annotation]:
+    """Remove an annotation, and the object that holds nothing else."""
     annotations = dict(file.annotations())
-    slice = annotations.pop(SLICE, None)
-    if slice is None:
+    text = annotations.pop(key, None)
+    if text is None:
         return []
     if annotations:
         file.config["annotations"] = annotations
     else:
         del file.config["annotations"]
-    return [Annotation(SLICE, str(slice))]
+    return [Annotation(key, str(text))]
 
 
 def _drop_ours(config: dict[str, Any]) -> None:

@@ -41,7 +41,8 @@ def parse(content: bytes) -> OciState:
     """The state in its JSON form; TorporError for anything else."""
     try:
         fields = _decode(content.decode())
-    except (ValueError, StopIteration, RecursionError) as error:
+    # SystemError: before Python 3.13 the scanner has no exception to raise without json.decoder.
+    except (ValueError, StopIteration, RecursionError, SystemError) as error:
         raise _malformed("it is not whole JSON") from error
     if not isinstance(fields, dict):
         raise _malformed("it is no JSON object")

@@ -22,6 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         if action == "add":
             words = "have each run refused that is not in it: torpor-web.slice, for example"
             sub.add_argument("--slice", metavar="SLICE", default="", help=words)
+            words = "give systemd, as its first process, what it must find mounted"
+            sub.add_argument("--systemd", action="store_true", help=words)
         if action == "list":
             sub.add_argument("--json", action="store_true", help="for programs: a JSON document")
 
@@ -30,16 +32,16 @@ def run(options: argparse.Namespace) -> int:
     if options.action == "list":
         return _list(options.bundle, as_json=options.json)
     if options.action == "add":
-        _add(options.bundle, options.slice)
+        _add(options.bundle, options.slice, systemd=options.systemd)
     else:
         _print(hooks_file.remove(options.bundle), "removed", "not there")
     return 0
 
 
-def _add(bundle: str, slice: str) -> None:
+def _add(bundle: str, slice: str, *, systemd: bool) -> None:
     if slice:
         annotations.require_good_slice(slice)
-    outcomes = hooks_file.add(bundle, slice)
+    outcomes = hooks_file.add(bundle, slice, systemd=systemd)
     _print(outcomes, "added", "already there")
     for one in outcomes:
         if isinstance(one.entry, Hook) and not os.access(one.entry.path, os.X_OK):
