@@ -37,7 +37,7 @@ export PYTHONDONTWRITEBYTECODE = 1
 export PATH := /usr/sbin:/usr/bin:/sbin:/bin:$(PATH)
 
 .DEFAULT_GOAL = help
-.PHONY: help deb wheel machine shell demo test test-unit fuzz test-machine lint clean
+.PHONY: help deb wheel machine shell demo test test-unit fuzz test-machine test-vm lint clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -74,7 +74,7 @@ shell: $(DEB) ## boot a test machine and give a root shell in it
 demo: $(DEB) ## a container that sleeps and wakes, in a test machine
 	$(PYTHON) tests/machine/demo.py
 
-test: test-unit test-machine ## all tests
+test: test-unit test-machine test-vm ## all tests
 
 test-unit: ## tests that need neither root nor systemd
 	@$(HOST_PACKAGES) $(UNIT_PACKAGES)
@@ -87,6 +87,10 @@ fuzz: ## every reader with many more hostile inputs: SCALE=20 times as many as i
 test-machine: $(DEB) ## tests inside a booted systemd; needs root
 	@$(HOST_PACKAGES) $(TEST_PACKAGES)
 	$(PYTHON) -m pytest tests/machine
+
+test-vm: $(DEB) ## tests with a kernel of their own, in an emulated machine; needs root
+	@$(HOST_PACKAGES) $(TEST_PACKAGES)
+	$(PYTHON) -m pytest tests/vm
 
 lint: build/venv/ready ## ruff and mypy
 	build/venv/bin/ruff check --cache-dir build/ruff .
