@@ -4,12 +4,14 @@ import re
 import time
 from pathlib import Path
 
+import guest
 from containers import Container, make_busybox
 from machine import Machine
 
 README = Path(__file__).parents[2] / "README.md"
 TOUR = "Your first container"
 IMAGES = "A slice, limits and an image"
+SYSTEMD = "systemd in the container"
 
 
 def commands(section: str) -> str:
@@ -54,6 +56,24 @@ def test_the_tour_of_images_runs_as_it_stands(machine: Machine) -> None:
     finally:
         cache.remove()
         machine.run("rm", "-rf", "/srv/hello", "/var/lib/torpor/.volumes/cache-data")
+
+
+def test_the_tour_of_systemd_runs_as_it_stands(machine: Machine) -> None:
+    box = Container(machine, "box")
+    made, _, script = commands(SYSTEMD).strip().partition("\n")
+    assert made.startswith("mmdebstrap ")
+    assert made.endswith(guest.PLACE), "the machine has such a tree, and no network"
+    try:
+        done = machine.run("bash", "-euxc", script)
+        assert re.search(r"^box +container torpor +debian +13", done.stdout, re.MULTILINE)
+        assert "\nrunning\n" in done.stdout
+        services, _, journal = done.stdout.rpartition("UNIT ")[2].partition(" listed.")
+        assert "dbus.service" in services
+        assert "cron.service" not in services, "it was stopped before the container slept"
+        assert "Stopped cron.service" in journal
+        assert box.property("StatusText").startswith("restored"), box.journal()
+    finally:
+        box.remove()
 
 
 def test_the_sample_definition_is_installed_and_right(machine: Machine) -> None:
