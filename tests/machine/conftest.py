@@ -5,10 +5,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from inside import excerpt
 from machine import Machine
 
 JOURNAL = ("journalctl", "--boot", "--lines=600", "--no-pager", "--output=short-monotonic")
-WAY_IN = "systemd[1]: test-"  # the units of Machine.run
 
 
 @pytest.fixture(scope="session")
@@ -34,5 +34,4 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     machines = [value for value in getattr(item, "funcargs", {}).values() if type(value) is Machine]
     for used in machines if report.failed else []:
         journal = used.run(*JOURNAL, check=False).stdout if used.leader else used.console[-8000:]
-        journal = "".join(line for line in journal.splitlines(True) if WAY_IN not in line)
-        report.sections.append((f"journal of {used.name}", journal))
+        report.sections.append((f"journal of {used.name}", excerpt(journal)))

@@ -1,5 +1,6 @@
 """Containers for the demo and the tests: root file systems, definitions, and how to drive them."""
 
+import itertools
 import json
 import re
 from collections.abc import Callable
@@ -158,6 +159,12 @@ class Container:
     def remove(self) -> None:
         """Stop it for real and forget everything of it."""
         self.machine.run("sh", "-c", _REMOVE, "sh", self.unit, self.name, timeout=180)
+
+
+def gaps(numbers: list[int]) -> list[tuple[int, int]]:
+    """Where a counter did not print the next number: what came before, and what came."""
+    pairs = itertools.pairwise([0, *numbers])
+    return [(before, after) for before, after in pairs if after != before + 1]
 
 
 def without_gap(numbers: list[int]) -> bool:

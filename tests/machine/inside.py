@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Mapping
@@ -12,6 +13,18 @@ from keeper import ENVIRONMENT
 # sh scripts, so that symbolic links are resolved in the machine and not on the host
 WRITE = 'mkdir -p "$(dirname "$1")" && cat >"$1" && chmod "$2" "$1"'
 READ = 'cat <"$1"'
+
+
+# What systemd says of the units of Inside.run, commands included
+_WAY_IN = re.compile(r"systemd\[1\]: (Started )?test-[0-9]+\.service")
+_LINES_SHOWN = 150
+_LINE_LENGTH = 250
+
+
+def excerpt(journal: str) -> str:
+    """The end of a journal without what running the tests' own commands adds to it."""
+    lines = [line for line in journal.splitlines() if not _WAY_IN.search(line)]
+    return "\n".join(line[:_LINE_LENGTH] for line in lines[-_LINES_SHOWN:])
 
 
 class CommandFailed(subprocess.CalledProcessError):

@@ -269,8 +269,8 @@ def test_memory_that_is_shared_does_not_count_for_each_process(counter: Containe
 
 def test_hooks_added_to_the_bundle_of_a_sleeper_cost_no_memory(machine: Machine) -> None:
     make_busybox(machine)
-    bundle = make_bundle(machine, "/srv/hooked", BUSYBOX)
-    container = Container(machine, "hooked").define(bundle=bundle, command=COMMAND)
+    bundle = make_bundle(machine, "/srv/hooked-asleep", BUSYBOX)
+    container = Container(machine, "hooked-asleep").define(bundle=bundle, command=COMMAND)
     try:
         container.start()
         time.sleep(0.2)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 import image
+from inside import excerpt
 from machine import MachineError
 
 from .vm import Vm, require_host
@@ -47,4 +48,4 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         journal = used.run(*JOURNAL, check=False).stdout
     except (AssertionError, MachineError):  # it is down
         journal = used.console[-8000:]
-    report.sections.append((f"journal of {used.name}", journal))
+    report.sections.append((f"journal of {used.name}", excerpt(journal)))
