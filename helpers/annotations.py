@@ -8,6 +8,7 @@ from torpor.errors import DefinitionError
 
 TYPE_CHECKING = False  # typing is not imported
 if TYPE_CHECKING:
+    from torpor.preparation import Plan
     from torpor.resources import Resources
     from torpor.values import WrongError
     from torpor.yaml_tree import Node
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 SLICE = "io.torpor.slice"
 RESOURCES = "io.torpor.resources."  # before a key of the definition's `resources:`
 SYSTEMD = "io.torpor.systemd"
+NETWORK = "io.torpor.network"
 _FIXED = "oom-policy"  # systemd takes it for a unit that does not run yet only
 _SHOWN_LENGTH = 90
 _SYSTEMD_MODES = {
@@ -110,3 +112,27 @@ def _node(value: str) -> "Node":
 def _error(annotation: str, wrong: "WrongError") -> DefinitionError:
     where = ascii(annotation[:_SHOWN_LENGTH])[1:-1]
     return DefinitionError(f"annotation {where}: {wrong.problem}", wrong.hint)
+
+
+def network(annotations: dict[str, str]) -> "Plan":
+    """What the network asks for that the container is to be connected to.
+
+    It is written as the value of a definition's `network:`. Raises DefinitionError.
+    """
+    from torpor import network as networks
+    from torpor import yaml_tree
+    from torpor.values import WrongError
+
+    text = annotations[NETWORK]
+    try:
+        tree = yaml_tree.read(f"annotation {NETWORK}", f"network: {text}".encode())
+        found = networks.parse(tree.entries["network"][1])
+    except WrongError as wrong:
+        problem = f"annotation {NETWORK}: {wrong.problem}"
+        raise DefinitionError(problem, wrong.hint) from wrong
+    if not found.is_leased:
+        raise DefinitionError(
+            f"annotation {NETWORK}: a container that others run has that already",
+            "Name a bridge: or a cni: network.",
+        )
+    return found.plan(is_mapped=True)

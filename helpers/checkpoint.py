@@ -99,11 +99,13 @@ class Dump:
         generation: Generation,
         cgroup: Cgroup,
         progress: Callable[[], None],
+        tcp_lock: str = "",
     ) -> None:
         self._container = container
         self._generation = generation
         self._cgroup = cgroup
         self._progress = progress  # called at least every second
+        self._tcp_lock = tcp_lock  # how connections are held back that are to go on; see criu
         self._refusal: Exception | None = None
         self._committed = False
 
@@ -117,8 +119,11 @@ class Dump:
                 self._container,
                 self._generation.images,
                 self._generation.work,
-                channel.environment(self._cgroup),
+                channel.environment(
+                    self._cgroup, criu.configuration(self._container, [], self._tcp_lock)
+                ),
                 leave_running=leave_running,
+                keeps_connections=bool(self._tcp_lock),
             )
             self._serve(channel, child, commit)
         finally:

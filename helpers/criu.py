@@ -11,6 +11,7 @@ from torpor.process import read_small
 CONFIG = "/usr/share/torpor/criu.conf"
 ACTION_SCRIPT = "/usr/libexec/torpor/criu-action"  # as CONFIG names it
 MINIMUM = (4, 0)  # the oldest release with everything CONFIG names and a working pre-resume script
+_CLOSING = ("tcp-close", "network-lock")  # lines of CONFIG
 LOG_KEEP_BYTES = 256 << 10
 LOG_MAX_BYTES = 64 << 20  # a restore of damaged images can write gigabytes
 _IPC_OBJECTS = ("ipcns-shm-", "ipcns-sem-", "ipcns-msg-")  # the beginnings of images' names
@@ -61,12 +62,31 @@ def _version_word(text: str) -> str:
     return ""
 
 
-def configure(container: Container, lines: list[str]) -> str:
-    """The path of a configuration that adds lines to CONFIG; of this boot."""
+def configuration(container: Container, lines: list[str], tcp_lock: str = "") -> str:
+    """The path of CONFIG, or of one for this boot that adds lines to it.
+
+    tcp_lock is how packets are held back for connections that are kept (network-lock in criu(8)),
+    where CONFIG closes them.
+    """
+    if not lines and not tcp_lock:
+        return CONFIG
+    common = (record.read_bytes(CONFIG) or b"").decode()
+    if tcp_lock:
+        kept = [line for line in common.splitlines() if line.split(" ")[0] not in _CLOSING]
+        common = "\n".join((*kept, f"network-lock {tcp_lock}", ""))
     path = f"{container.run_dir}/criu.conf"
-    common = record.read_bytes(CONFIG) or b""
-    record.replace(path, common + "".join(f"{line}\n" for line in lines).encode())
+    record.replace(path, (common + "".join(f"{line}\n" for line in lines)).encode())
     return path
+
+
+def tcp_lock() -> str:
+    """How this CRIU can hold packets back (network-lock in criu(8)), empty if it cannot.
+
+    With nftables it needs no program, but must have been built for it.
+    """
+    if not process.output(["criu", "check", "--feature", "network_lock_nftables"])[0]:
+        return "nftables"
+    return "iptables" if process.find("iptables-restore") else ""
 
 
 class Question:

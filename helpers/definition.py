@@ -9,12 +9,13 @@ import json
 import os
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 from torpor import (
     machined,
     namespaces,
+    network,
     placement,
     regular_file,
     resources,
@@ -29,6 +30,7 @@ from torpor.errors import DefinitionError
 from torpor.idmap import IdMap
 from torpor.mount_list import Mount
 from torpor.namespaces import Namespace
+from torpor.network import Network
 from torpor.oci_layout import Image
 from torpor.placement import Placement
 from torpor.resources import Resources
@@ -49,6 +51,7 @@ class CheckpointPolicy:
     restore_failure: str = "start-fresh"
     keep: int = 1
     keep_logs: bool = False
+    tcp_keep: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,7 @@ class Definition:
 
     Exactly one of bundle, rootfs and image is set; paths are absolute and normalised, not
     resolved. stop_signal is a signal number; lines maps each dotted key to its line in the file.
+    namespaces holds the one that network names, unless that is leased.
     """
 
     name: str
@@ -83,6 +87,7 @@ class Definition:
     mounts: tuple[Mount, ...] = ()
     volumes: tuple[str, ...] = ()
     namespaces: Mapping[str, Namespace] = field(default_factory=dict)
+    network: Network | None = None
     idmap: IdMap | None = None
     userns: str | None = None
     annotations: tuple[tuple[str, str], ...] = ()
@@ -188,6 +193,7 @@ def parse(name: str, path: str, content: bytes) -> Definition:
         if not key.startswith("checkpoint.")
     }
     definition = Definition(name=name, path=path, checkpoint=_policy(values), lines=lines, **said)
+    definition = _with_net(definition)
     _require_consistency(definition)
     return definition
 
@@ -199,7 +205,22 @@ def _policy(values: Mapping[str, Any]) -> CheckpointPolicy:
         restore_failure=values.get("checkpoint.restore-failure", default.restore_failure),
         keep=values.get("checkpoint.keep", default.keep),
         keep_logs=values.get("checkpoint.keep-logs", default.keep_logs),
+        tcp_keep=values.get("checkpoint.tcp") == schema.TCP_KEEP,
     )
+
+
+def _with_net(definition: Definition) -> Definition:
+    """definition, whose network is a namespace as namespaces.net says it too."""
+    wanted = definition.network
+    if wanted is None:
+        return definition
+    if "net" in definition.namespaces:
+        raise definition.error(
+            "network", "is given, and namespaces: net too", "Remove one of them."
+        )
+    if wanted.namespace is None:
+        return definition
+    return replace(definition, namespaces={**definition.namespaces, "net": wanted.namespace})
 
 
 def _require_consistency(definition: Definition) -> None:
@@ -217,7 +238,17 @@ def _require_consistency(definition: Definition) -> None:
     _require_mountable(definition)
     for kind, other in namespaces.others(definition.namespaces).items():
         if other == definition.name:
-            raise definition.error("namespaces", f"{kind}: it cannot join itself", "Write own.")
+            key, hint = _key(definition, kind), "Leave it out for one of its own."
+            raise definition.error(key, f"{kind}: it cannot join itself", hint)
+    if definition.checkpoint.tcp_keep:
+        problem = network.keep_obstacle(definition.namespaces.get("net"))
+        if problem:
+            raise definition.error("checkpoint.tcp", problem, "Write close, or another network:.")
+
+
+def _key(definition: Definition, kind: str) -> str:
+    """Where the definition says what its namespace of this kind is."""
+    return "network" if kind == "net" and definition.network is not None else "namespaces"
 
 
 def _require_one_root(definition: Definition) -> None:
@@ -266,7 +297,7 @@ def _require_mountable(definition: Definition) -> None:
         if found is not None and found.how != "own":
             problem = f"{kind} is {found.how}, but {place} cannot be mounted then: ids are mapped"
             hint = "Remove it, or idmap: and userns:; or use a bundle without that mount."
-            raise definition.error("namespaces", problem, hint)
+            raise definition.error(_key(definition, kind), problem, hint)
 
 
 def _require_directory(definition: Definition, key: str, directory: str) -> None:

@@ -43,7 +43,7 @@ from torpor.systemd_root import SystemdRoot
 from torpor.values import WrongError
 from torpor.yaml_tree import shown
 
-GENERATED_FILES = ("/etc/hostname",)
+GENERATED_FILES = ("/etc/hostname", "/etc/resolv.conf", "/etc/hosts")
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,7 @@ def gather(
         user=_without_groups(user) if rootless else user,
         sources=_sources(definition),
         hostname=_hostname_of_peer(definition),
-        mountpoints=frozenset() if base else _mountpoints(definition, root),
+        mountpoints=_mountpoints(definition, base, root),
         created=_created(container),
         stop_signal=_stop_signal(definition, where.image, is_systemd=systemd is not None),
         capabilities=capabilities.bounding_set(),
@@ -326,9 +326,7 @@ def _systemd(
     command = definition.command or (image.command if image else said)
     if not systemd_mode.applies(mode, command):
         return None
-    read_only = definition.read_only
-    if read_only is None:
-        read_only = bool(((base or {}).get("root") or {}).get("readonly"))
+    read_only = _is_read_only(definition, base)
     try:
         return systemd_root.look(root, definition.name, read_only=read_only)
     except WrongError as error:
@@ -350,8 +348,14 @@ def _hostname_of_peer(definition: Definition) -> str:
     return str((said.get("hostname") if isinstance(said, dict) else None) or other)
 
 
-def _mountpoints(definition: Definition, root: str) -> frozenset[str]:
-    if not definition.read_only:
+def _is_read_only(definition: Definition, base: Config | None) -> bool:
+    if definition.read_only is not None:
+        return definition.read_only
+    return bool(((base or {}).get("root") or {}).get("readonly"))
+
+
+def _mountpoints(definition: Definition, base: Config | None, root: str) -> frozenset[str]:
+    if not _is_read_only(definition, base):
         return frozenset(GENERATED_FILES)
     return frozenset(path for path in GENERATED_FILES if _exists(root, path))
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torpor import bundle, regular_file, strict_json
-from torpor.annotations import SLICE, SYSTEMD
+from torpor.annotations import NETWORK, SLICE, SYSTEMD
 from torpor.bundle import HOOK_DIRECTORY
 from torpor.errors import DefinitionError
 
@@ -45,8 +45,10 @@ OURS = (
 )
 CGROUP = Hook("createRuntime", f"{HOOK_DIRECTORY}hooks/cgroup")
 SYSTEMD_HOOK = Hook("createRuntime", f"{HOOK_DIRECTORY}hooks/systemd")
+CONNECT = Hook("createRuntime", f"{HOOK_DIRECTORY}hooks/network")
+DISCONNECT = Hook("poststop", f"{HOOK_DIRECTORY}hooks/network")
 # The annotation by which each of these knows what it is for.
-_ANNOTATED = {CGROUP: SLICE, SYSTEMD_HOOK: SYSTEMD}
+_ANNOTATED = {CGROUP: SLICE, SYSTEMD_HOOK: SYSTEMD, CONNECT: NETWORK, DISCONNECT: NETWORK}
 
 
 @dataclass(frozen=True)
@@ -74,17 +76,17 @@ def find(bundle: str) -> list[Hook]:
         return _hooks(file)
 
 
-def add(bundle: str, slice: str = "", *, systemd: bool = False) -> list[Outcome]:
+def add(bundle: str, slice: str = "", *, systemd: bool = False, network: str = "") -> list[Outcome]:
     """Put torpor's hooks behind those that are there.
 
-    With a slice, or for systemd, the hook for that and its annotation too. DefinitionError for a
-    bad bundle. The slice's name is not checked.
+    With a slice, for systemd or with a network, the hooks for that and its annotation too.
+    DefinitionError for a bad bundle. What the slice and the network are is not checked.
     """
-    texts = {CGROUP: slice, SYSTEMD_HOOK: "true" if systemd else ""}
-    wanted = {hook: Annotation(_ANNOTATED[hook], text) for hook, text in texts.items() if text}
+    texts = {SLICE: slice, SYSTEMD: "true" if systemd else "", NETWORK: network}
+    wanted = [hook for hook, key in _ANNOTATED.items() if texts[key]]
     with _open(bundle) as file:
         outcomes = _add_hooks(file, (*OURS, *wanted))
-        outcomes += [_annotate(file, annotation) for annotation in wanted.values()]
+        outcomes += [_annotate(file, Annotation(key, text)) for key, text in texts.items() if text]
         if any(outcome.changed for outcome in outcomes):
             file.replace()
         return outcomes
@@ -117,7 +119,7 @@ def remove(bundle: str) -> list[Outcome]:
         taken: list[Hook | Annotation] = [*ours]
         if ours:
             _drop_ours(file.config)
-            keys = [key for hook, key in _ANNOTATED.items() if hook in ours]
+            keys = dict.fromkeys(key for hook, key in _ANNOTATED.items() if hook in ours)
             taken += [annotation for key in keys for annotation in _take(file, key)]
             file.replace()
         absent = [hook for hook in OURS if hook not in ours]

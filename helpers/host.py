@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from torpor import cgroup, criu, process
+from torpor import cgroup, criu, netns, networking, process
 from torpor.container import RUNC_ROOT, STATE_ROOT
 from torpor.errors import RuntimeFailedError
 from torpor.process import read_small
@@ -39,8 +39,8 @@ class Finding:
 def findings() -> list[Finding]:
     """Everything, in the order in which a person would put it right."""
     checks: tuple[Callable[[], Iterable[Finding]], ...] = (
-        _systemd, _kernel, _cgroups, _runc, _criu, _tar, _network_lock, _capabilities,
-        _free_space, _left_overs,
+        _systemd, _kernel, _cgroups, _runc, _criu, _tar, _network_lock, _networks,
+        _capabilities, _free_space, _left_overs,
     )  # fmt: skip
     return [finding for check in checks for finding in check()]
 
@@ -207,16 +207,29 @@ def _tar() -> Iterable[Finding]:
 
 
 def _network_lock() -> Iterable[Finding]:
-    tools = [tool for tool in ("iptables", "nft") if shutil.which(tool)]
-    if tools:
-        yield Finding("network lock", OK, " and ".join(tools))
+    if method := criu.tcp_lock():
+        yield Finding("network lock", OK, method)
     else:
         yield Finding(
             "network lock",
             WARNING,
-            "neither iptables nor nft is there: no TCP connection can be kept over a sleep",
-            "install iptables or nftables, if connections are to be kept",
+            "neither this CRIU with nftables nor iptables: no TCP connection can be kept asleep",
+            "install iptables, or a criu that was built with nftables, if some are to be kept",
         )
+
+
+def _networks() -> Iterable[Finding]:
+    missing = [tool for tool in ("ip", "nft") if not shutil.which(tool)]
+    if missing:
+        found = f"not found: {', '.join(missing)}; containers can have no bridge"
+        yield Finding("networks", WARNING, found, "install iproute2 and nftables")
+        return
+    left = [name for name in netns.all_names() if not networking.is_used(name)]
+    if left:
+        remedy = f"unless one of them starts just now: ip netns delete {netns.PREFIX}{left[0]}"
+        yield Finding("networks", WARNING, f"nobody's any more: {', '.join(left)}", remedy)
+    else:
+        yield Finding("networks", OK, "ip and nft")
 
 
 def _capabilities() -> Iterable[Finding]:

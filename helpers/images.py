@@ -3,7 +3,8 @@
 A generation is a directory of its own, never used twice:
 ``checkpoint/`` (CRIU's images), ``work/`` (logs, statistics), ``config.json`` (the OCI config as
 the container ran), ``plan`` (what the host must have for it), ``shm.tar`` (the content of
-/dev/shm), ``cgroups`` (those that it made) and ``manifest``, written last and durably.
+/dev/shm), ``cgroups`` (those that it made), ``network`` and ``netns`` (its lease, and what its
+network namespace held) and ``manifest``, written last and durably.
 """
 
 import errno
@@ -23,7 +24,7 @@ _CHUNK_BYTES = 1 << 20
 _SMALL_BYTES = 1 << 20
 _TICK_S = 1.0
 # What the start helper itself goes by, before the verdict on the rest.
-_READ_FIRST = ("config.json", "plan", "cgroups")
+_READ_FIRST = ("config.json", "plan", "cgroups", "network", "netns")
 # What an unreadable image gives; other errors are the host's, and may pass.
 _DAMAGE = (errno.EIO, errno.ENOENT, errno.ELOOP)
 
@@ -63,6 +64,16 @@ class Generation:
     def cgroups(self) -> str:
         """The cgroups below the container's own; there is none when it made none."""
         return f"{self.path}/cgroups"
+
+    @property
+    def network(self) -> str:
+        """The lease of its network; there is none when it has no network of its own."""
+        return f"{self.path}/network"
+
+    @property
+    def netns(self) -> str:
+        """What was configured in its network namespace, as ip(8) says it."""
+        return f"{self.path}/netns"
 
     @property
     def manifest(self) -> str:
@@ -186,11 +197,9 @@ def _hash_aside(path: str, progress: Callable[[], None]) -> tuple[str, int]:
 
 
 def _walk(generation: Generation) -> list[str]:
-    beside = [
-        path.rpartition("/")[2]
-        for path in (generation.plan, generation.shm, generation.cgroups)
-        if os.path.lexists(path)
-    ]
+    g = generation
+    optional = (g.plan, g.shm, g.cgroups, g.network, g.netns)
+    beside = [path.rpartition("/")[2] for path in optional if os.path.lexists(path)]
     images = (f"checkpoint/{name}" for name in os.listdir(generation.images))
     return ["config.json", *beside, *images]
 

@@ -59,6 +59,11 @@ class Inputs:
         return self.text("keep-logs") == "yes"
 
     @property
+    def tcp_keep(self) -> bool:
+        """Whether its TCP connections are saved with its memory, rather than closed."""
+        return self.text("tcp") == "keep"
+
+    @property
     def stop_signal(self) -> int:
         return int(self.text("stop-signal"))
 

@@ -15,14 +15,19 @@ _IFREQ_BYTES = 40
 
 
 def set_up_in(pid: int) -> None:
-    """Set up lo in the network namespace of a process, unless that is our own.
+    """Set up lo in the network namespace of a process, unless that is our own. Raises OSError."""
+    set_up_at(f"/proc/{pid}/ns/net")
+
+
+def set_up_at(path: str) -> None:
+    """Set up lo in the network namespace at a path, unless that is our own.
 
     This thread enters the namespace and comes back: a fork beside the thread that verifies
     images could hang. Raises OSError.
     """
     own = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        theirs = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        theirs = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             if os.path.samestat(os.fstat(theirs), os.fstat(own)):
                 return  # the host's: not ours to configure
@@ -37,12 +42,12 @@ def set_up_in(pid: int) -> None:
         os.close(own)
 
 
-def set_up() -> None:
-    """Set up lo in this process's network namespace."""
+def set_up(device: str = "lo") -> None:
+    """Set up an interface in this process's network namespace. Raises OSError."""
     link = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC)
     try:
         request = bytearray(_IFREQ_BYTES)
-        request[:2] = b"lo"
+        request[: len(device)] = device.encode()
         fcntl.ioctl(link.fileno(), _SIOCGIFFLAGS, request)
         flags = int.from_bytes(request[16:18], "little") | _IFF_UP
         request[16:18] = flags.to_bytes(2, "little")

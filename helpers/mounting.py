@@ -5,10 +5,13 @@ What is generated comes first, then what is the bundle's own; a definition's win
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from torpor import (
+    lease,
     mount_list,
+    name_files,
+    network,
     oci_defaults,
     preparation,
     readiness,
@@ -29,7 +32,15 @@ from torpor.values import WrongError
 
 # What is planned for the sake of a generated mount alone.
 _FILE_OPTIONS = ("bind", "nosuid", "noexec", "nodev")
-_MADE_FOR = {oci_defaults.SHM: preparation.SHM, "/etc/hostname": preparation.HOSTNAME}
+_HOSTNAME, _RESOLV_CONF, _HOSTS = "/etc/hostname", "/etc/resolv.conf", "/etc/hosts"
+_MADE_FOR = {
+    oci_defaults.SHM: preparation.SHM,
+    _HOSTNAME: preparation.HOSTNAME,
+    _RESOLV_CONF: preparation.RESOLV,
+    _HOSTS: preparation.HOSTS,
+}
+# The kinds of networks whose containers have torpor's /etc/hosts.
+_NAMED = (network.HOST, lease.BRIDGE, lease.CNI)
 
 
 class Mounting:
@@ -77,7 +88,8 @@ class Mounting:
         for place in replaced:
             self.warnings.append(f"{definition.path}: mounts: yours replaces that at {place}")
             self.plan = [pair for pair in self.plan if pair[0] != _MADE_FOR.get(place)]
-        config["mounts"] = mounts
+        # A link in a file's place may lead to where something else is mounted, as below /run.
+        config["mounts"] = sorted(mounts, key=self._is_generated_file)
         if self._facts.systemd:
             self.plan.append((preparation.INIT, "systemd"))
             if systemd_config.has_tmpfs(config, "/run"):
@@ -139,15 +151,34 @@ class Mounting:
 
     def _files(self) -> list[Config]:
         """Files that torpor writes, read-only where the container's root is."""
-        hostname = self._config.get("hostname") or self._facts.hostname
-        if not hostname or "/etc/hostname" not in self._facts.mountpoints:
-            return []
-        path = preparation.file_path(self._container, "hostname")
-        self.plan.append((preparation.HOSTNAME, preparation.value(hostname)))
         options = [*_FILE_OPTIONS]
         if section(self._config, "root").get("readonly"):
             options.append("ro")
-        return [mount_list.bind(path, "/etc/hostname", options)]
+        found = []
+        for place, said in self._file_values():
+            if place in self._facts.mountpoints:
+                path = preparation.file_path(self._container, os.path.basename(place))
+                self.plan.append((_MADE_FOR[place], preparation.value(said)))
+                found.append(mount_list.bind(path, place, options))
+        return found
+
+    def _file_values(self) -> Iterator[tuple[str, str]]:
+        """The place of each file, and what the plan says of its content."""
+        hostname = self._config.get("hostname") or self._facts.hostname
+        if hostname and not self._is_bundle:
+            yield _HOSTNAME, hostname
+        wanted = self._definition.network
+        if wanted is None or wanted.kind == network.NONE:
+            return
+        own = {mount_list.normal(m.get("destination")) for m in objects(self._config, "mounts")}
+        if _RESOLV_CONF not in own:
+            yield _RESOLV_CONF, name_files.HOST if wanted.kind == network.HOST else name_files.OWN
+        if _HOSTS not in own and wanted.kind in _NAMED:
+            yield _HOSTS, hostname
+
+    def _is_generated_file(self, mount: Config) -> bool:
+        directory = os.path.dirname(preparation.file_path(self._container, "any"))
+        return str(mount.get("source")).startswith(f"{directory}/")
 
     def _notify(self) -> list[Config]:
         """The directory with the socket on which the program says that it is ready."""

@@ -3,7 +3,7 @@
 import os
 import signal
 
-from torpor import images, mounts, preparation, process, record, runc, state
+from torpor import images, mounts, networking, preparation, process, record, runc, state
 from torpor.cgroup import Cgroup, payload_of
 from torpor.container import Container
 from torpor.last_rendering import Inputs
@@ -62,7 +62,7 @@ def clear(container: Container, cgroup: Cgroup) -> list[str]:
     mounts.detach_below(container.generations_dir)  # CRIU mounts cgroups where it works
     warnings = preparation.undo(container) if os.path.exists(container.run_dir) else []
     _remove_run_dir(container)
-    return warnings
+    return warnings + networking.leave(container)
 
 
 # What we made in the run directory, and whether we made the files in it too.

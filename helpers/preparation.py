@@ -22,6 +22,9 @@ ROOTFS = "rootfs"  # PATH: neither; volumes are filled from it
 SHM = "shm"  # SIZE_BYTES CONTEXT: a tmpfs for /dev/shm
 HOSTNAME = "hostname"  # what /etc/hostname holds
 MACHINE_ID = "machine-id"  # what /etc/machine-id holds
+NETWORK = "network"  # KEY WORD...: what it asks for a lease, see network.Network.plan
+RESOLV = "resolv"  # "host" or "own": whose loopback the name servers of /etc/resolv.conf may be on
+HOSTS = "hosts"  # what it is called in /etc/hosts
 NOTIFY = "notify"  # its program itself says when it is ready
 INIT = "init"  # "systemd": what its PID 1 is, where that matters
 FURNISH = "furnish"  # what that must be told is put into its /run before it begins
@@ -160,6 +163,16 @@ def durable_identity(container: Container, plan: Plan) -> str:
     return " ".join(found)
 
 
+def write_hosts(container: Container, plan: Plan) -> None:
+    """Write /etc/hosts with the addresses of the container's lease, while it runs too.
+
+    prepare() has done so already if it had its lease by then. Raises OSError, RecordError.
+    """
+    for key, hostname in plan:
+        if key == HOSTS:
+            _hosts(container, plan, [hostname])
+
+
 def takes_long(plan: Plan) -> bool:
     """Whether files may have to be copied or labelled first."""
     return any(key in (FILL, RELABEL) for key, _ in plan)
@@ -262,11 +275,33 @@ def _shm(container: Container, plan: Plan, words: list[str]) -> None:
 
 
 def _hostname(container: Container, plan: Plan, words: list[str]) -> None:
-    _write_file(container, "hostname", words[0])
+    _write_file(container, "hostname", f"{words[0]}\n".encode())
 
 
 def _machine_id(container: Container, plan: Plan, words: list[str]) -> None:
-    _write_file(container, "machine-id", words[0])
+    _write_file(container, "machine-id", f"{words[0]}\n".encode())
+
+
+def _resolv(container: Container, plan: Plan, words: list[str]) -> None:
+    from torpor import name_files
+
+    if words[0] == name_files.HOST:
+        content = name_files.resolv_conf_of_host()
+    else:
+        content = name_files.resolv_conf()
+    _write_file(container, "resolv.conf", content)
+
+
+def _hosts(container: Container, plan: Plan, words: list[str]) -> None:
+    from torpor import lease, name_files
+
+    if not first(plan, NETWORK):  # then it has the host's
+        content = name_files.hosts_of_host()
+    else:
+        found = lease.read(container)
+        addresses = (found.address, found.address6) if found else ()
+        content = name_files.hosts(addresses, (words[0], container.name))
+    _write_file(container, "hosts", content)
 
 
 def _notify(container: Container, plan: Plan, words: list[str]) -> None:
@@ -275,18 +310,20 @@ def _notify(container: Container, plan: Plan, words: list[str]) -> None:
     readiness.make_directory(container)
 
 
-def _write_file(container: Container, name: str, line: str) -> None:
+def _write_file(container: Container, name: str, content: bytes) -> None:
     path = file_path(container, name)
     record.make_directory(os.path.dirname(path), _PASSABLE)
-    _write(path, f"{line}\n")
+    _write(path, content)
 
 
-def _write(path: str, text: str) -> None:
-    """A file that anybody in the container may read."""
+def _write(path: str, content: bytes) -> None:
+    """A file that anybody in the container may read; in place, where it may be mounted already."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
     try:
         os.fchmod(fd, 0o644)
-        os.write(fd, text.encode())
+        view = memoryview(content)
+        while view:
+            view = view[os.write(fd, view) :]
     finally:
         os.close(fd)
 
@@ -302,7 +339,7 @@ def _join(container: Container, plan: Plan, words: list[str]) -> None:
         )
     path = namespace_path(container, kind)
     record.make_directory(os.path.dirname(path))
-    _write(path, "")
+    _write(path, b"")
     mounts.mount(["--bind", f"/proc/{pid}/ns/{kind}", path])
     # Only now: a pid that was used again meanwhile must not lead into a namespace of the host.
     if not _is_of(pid, other):
@@ -347,7 +384,7 @@ def _bind(container: Container, plan: Plan, words: list[str]) -> None:
     if os.path.isdir(source):
         record.make_directory(path)
     else:
-        _write(path, "")
+        _write(path, b"")
     mounts.mount(["--rbind", "--make-rprivate", source, path])
 
 
@@ -371,7 +408,7 @@ def _label_of(path: str) -> str:
 
 _ROOT = (OWNER, OVERLAY, MAPPED, ROOTFS)
 _READ_ELSEWHERE = frozenset(
-    (OWNER, ROOTFS, CGROUP, CGROUP_IN_UNIT, DELEGATE, SYSTEMD, INIT, FURNISH)
+    (OWNER, ROOTFS, CGROUP, CGROUP_IN_UNIT, DELEGATE, SYSTEMD, INIT, FURNISH, NETWORK)
 )
 _WORDS = {OVERLAY: 3, RELABEL: 3, MAPPED: 2, SHM: 2, JOIN: 2, NAMESPACE: 2, BIND: 2}
 _STEPS = {
@@ -381,6 +418,8 @@ _STEPS = {
     SHM: _shm,
     HOSTNAME: _hostname,
     MACHINE_ID: _machine_id,
+    RESOLV: _resolv,
+    HOSTS: _hosts,
     NOTIFY: _notify,
     JOIN: _join,
     NAMESPACE: _namespace,

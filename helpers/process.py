@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 _POLL_MAX_MS = (1 << 31) - 1  # poll(2) takes an int
+_COLLECTED_MAX_BYTES = 64 << 20
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -94,18 +95,27 @@ def output(argv: list[str], timeout_s: float = 10.0) -> tuple[int, str]:
     return collect(child, reader, timeout_s)
 
 
-def collect(child: Child, reader: int, timeout_s: float) -> tuple[int, str]:
-    """Read a child's pipe to its end, then its status; it is killed when the time is over."""
+def collect(
+    child: Child, reader: int, timeout_s: float, max_bytes: int = _COLLECTED_MAX_BYTES
+) -> tuple[int, str]:
+    """Read a child's pipe to its end, then its status.
+
+    It is killed, with all below it, when the time is over or it says more than max_bytes.
+    """
     deadline = time.monotonic() + timeout_s
     chunks = []
-    while readable(reader, max(0.0, deadline - time.monotonic())):
+    left = max_bytes
+    while left > 0 and readable(reader, max(0.0, deadline - time.monotonic())):
         chunk = os.read(reader, 65536)
         if not chunk:
             break
         chunks.append(chunk)
+        left -= len(chunk)
     os.close(reader)
-    if child.wait(max(0.0, deadline - time.monotonic())) is None:
-        child.kill()
+    wait_s = max(0.0, deadline - time.monotonic()) if left > 0 else 0.0
+    if child.wait(wait_s) is None:
+        kill_tree(child.pid)
+        child.wait()
     return child.status or 0, b"".join(chunks).decode("utf-8", "replace")
 
 

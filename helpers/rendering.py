@@ -290,6 +290,7 @@ def _policy(definition: "Definition") -> list[tuple[str, str]]:
         ("restore-failure", policy.restore_failure),
         ("keep", str(policy.keep)),
         ("keep-logs", "yes" if policy.keep_logs else "no"),
+        ("tcp", "keep" if policy.tcp_keep else "close"),
         ("register", "yes" if definition.register else "no"),
     ]
 

@@ -16,6 +16,7 @@ from torpor.errors import (
 )
 from torpor.images import Generation, Verification
 from torpor.lock import Restoring
+from torpor.networking import Network
 
 # A restore is taken to hang when it neither logged nor read anything for this long, and the time
 # it takes to read the images from a slow disk.
@@ -39,7 +40,9 @@ class Restore:
         cgroups: cgroup_tree.Saved,
         progress: Callable[[], None],
         stop_asked: Callable[[], bool],
+        network: Network,
         *,
+        tcp_lock: str = "",
         systemd_cgroup: bool = False,
         has_moved: bool = False,
     ) -> None:
@@ -51,6 +54,8 @@ class Restore:
         self._cgroups = cgroups
         self._progress = progress  # called at least every second
         self._stop_asked = stop_asked  # whether to leave it asleep while that is still possible
+        self._network = network
+        self._tcp_lock = tcp_lock  # how connections were held back that are to go on
         self._systemd_cgroup = systemd_cgroup
         self._has_moved = has_moved  # since the dump the cgroup became another
         self._refusal: TorporError | OSError | None = None
@@ -90,6 +95,7 @@ class Restore:
                 ),
                 output,
                 systemd_cgroup=self._systemd_cgroup,
+                keeps_connections=bool(self._tcp_lock),
             )
             os.close(output)
             self._serve(channel, child, consume)
@@ -101,9 +107,8 @@ class Restore:
 
     def _configuration(self) -> str:
         """The path of what CRIU is told, which by itself goes by the cgroups of the dump."""
-        if not self._has_moved:
-            return criu.CONFIG
-        return criu.configure(self._container, [f"cgroup-root :{self._cgroup.name}"])
+        root = [f"cgroup-root :{self._cgroup.name}"] if self._has_moved else []
+        return criu.configuration(self._container, root, self._tcp_lock)
 
     def _serve(
         self, channel: criu.Channel, child: process.Child, consume: Callable[[], None]
@@ -131,6 +136,8 @@ class Restore:
             if question.stage == criu.SETUP_NAMESPACES:
                 self._cgroups.make(self._cgroup)
                 loopback.set_up_in(question.init)
+                self._network.attach(question.init)
+                self._network.finish()
             elif question.stage == criu.POST_SETUP_NAMESPACES:
                 self._cgroups.enable(self._cgroup, supervisor_of(own_unit()))
             elif question.stage == criu.POST_RESTORE:

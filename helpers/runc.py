@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 # Keeps the checkpoint usable whatever the payload does with files: flock(2) and deleted files.
 _CHECKPOINT_OPTIONS = ["--file-locks"]
+# What runc says to CRIU outweighs CRIU's configuration.
+_KEEP_CONNECTIONS = ["--tcp-established"]
 _HOOK_WORDS_MAX = 1000  # they hold all that the hook printed
 
 
@@ -44,11 +46,18 @@ def start(container: Container) -> Child:
 
 
 def checkpoint(
-    container: Container, images: str, work: str, env: dict[str, str], *, leave_running: bool
+    container: Container,
+    images: str,
+    work: str,
+    env: dict[str, str],
+    *,
+    leave_running: bool,
+    keeps_connections: bool = False,
 ) -> Child:
     argv = _argv(
         container, "checkpoint", "--image-path", images, "--work-path", work,
-        *_CHECKPOINT_OPTIONS, *(["--leave-running"] if leave_running else []), container.name,
+        *_CHECKPOINT_OPTIONS, *(["--leave-running"] if leave_running else []),
+        *(_KEEP_CONNECTIONS if keeps_connections else []), container.name,
     )  # fmt: skip
     return _spawn_quietly(argv, env)
 
@@ -61,12 +70,13 @@ def restore(
     output: int,
     *,
     systemd_cgroup: bool = False,
+    keeps_connections: bool = False,
 ) -> Child:
     argv = _argv(
         container, *_manager(systemd_cgroup),
         "restore", "--detach", "--image-path", images, "--work-path", work,
         "--bundle", container.bundle, "--pid-file", container.pid_path,
-        *_CHECKPOINT_OPTIONS, container.name,
+        *_CHECKPOINT_OPTIONS, *(_KEEP_CONNECTIONS if keeps_connections else []), container.name,
     )  # fmt: skip
     return process.spawn(argv, stdout=output, stderr=output, env=env)
 

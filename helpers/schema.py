@@ -12,6 +12,7 @@ from torpor import (
     idmap,
     mount_list,
     namespaces,
+    network,
     oci_layout,
     ordering,
     placement,
@@ -32,6 +33,7 @@ from torpor.yaml_tree import Mapping, Node, Scalar, Sequence, shown
 CHECKPOINT_OCCASIONS = ("stop", "shutdown", "restart")
 RESTORE_FAILURE_POLICIES = ("start-fresh", "fail")
 NOTIFIERS = ("runtime", "container")
+TCP_KEEP, TCP_CLOSE = "keep", "close"
 _HOSTNAME_MAX_BYTES = 64  # HOST_NAME_MAX of Linux, uname(2)
 _SIGNAL_MAX = 64  # signal(7)
 _SIGNAL_NAME_MAX = 16
@@ -163,6 +165,7 @@ SCHEMA: MappingType[str, Callable[[Node], object]] = {
     "mounts": mount_list.parse,
     "volumes": volumes.parse_volumes,
     "namespaces": namespaces.parse,
+    "network": network.parse,
     "idmap": idmap.parse_idmap,
     "userns": idmap.parse_userns,
     "annotations": _annotations,
@@ -179,6 +182,7 @@ SCHEMA: MappingType[str, Callable[[Node], object]] = {
     "checkpoint.restore-failure": functools.partial(values.choice, RESTORE_FAILURE_POLICIES),
     "checkpoint.keep": values.count,
     "checkpoint.keep-logs": values.boolean,
+    "checkpoint.tcp": functools.partial(values.choice, (TCP_KEEP, TCP_CLOSE)),
 }
 _SECTIONS = frozenset(key.rpartition(".")[0] for key in SCHEMA) - {""}
 

@@ -15,6 +15,7 @@ from torpor import (
     idmap,
     mount_list,
     namespaces,
+    netns,
     oci_defaults,
     preparation,
     readiness,
@@ -28,6 +29,7 @@ from torpor.definition import BY_CONTAINER, Definition
 from torpor.errors import DefinitionError
 from torpor.facts import Facts
 from torpor.mounting import Mounting
+from torpor.network import keep_obstacle
 from torpor.oci_config import Config, ShapeError, items, objects, section
 from torpor.oci_hook import PRECREATE, Hook
 from torpor.values import WrongError
@@ -111,10 +113,34 @@ class _Rendering:
         if wanted:
             entries = objects(linux, "namespaces")
             linux["namespaces"] = namespaces.section(entries, wanted, paths)
-        ours = paths.values()
+        ours = [*paths.values(), *self._network()]
         for oci_type, path in namespaces.paths(objects(linux, "namespaces")):
             if path not in ours:
                 self._plan.append((preparation.NAMESPACE, preparation.value(oci_type, path)))
+        self._require_kept_connections()
+
+    def _network(self) -> list[str]:
+        """A network that is leased; returns the path of its namespace if a start makes that."""
+        network, linux = self._definition.network, section(self._config, "linux")
+        if network is None or not network.is_leased:
+            return []
+        entries = objects(linux, "namespaces")
+        is_mapped = any(entry.get("type") == "user" for entry in entries)
+        self._plan += network.plan(is_mapped=is_mapped)
+        wanted = namespaces.Namespace("path", netns.path(self._container))
+        if is_mapped:  # /sys can only be mounted for one that belongs to its user namespace
+            wanted = namespaces.Namespace("own")
+        linux["namespaces"] = namespaces.section(entries, {"net": wanted}, {})
+        return [wanted.where]
+
+    def _require_kept_connections(self) -> None:
+        """That a bundle has a network of its own too, where connections are to be kept."""
+        entries = objects(section(self._config, "linux"), "namespaces")
+        is_hosts = not any(entry.get("type") == "network" for entry in entries)
+        if self._definition.checkpoint.tcp_keep and is_hosts:
+            problem = keep_obstacle(namespaces.Namespace("host"))
+            hint = "Add for example  network: none"
+            raise self._definition.error("checkpoint.tcp", problem, hint)
 
     def _process(self) -> None:
         definition, facts = self._definition, self._facts

@@ -2,11 +2,12 @@
 
 import argparse
 
-from torpor import images, state
+from torpor import images, networking, state
 from torpor.container import Container
 from torpor.errors import RecordError, TorporError
 from torpor.lock import Lock
 from torpor.systemd import Unit
+from torpor.talk import warn
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,6 +40,7 @@ def forget(container: Container) -> bool:
     if had_memory:
         discarded = current.become(state.NONE, "discarded by hand", generation=newest)
         state.write(container, discarded)
+        warn(container.name, networking.leave(container))
     for number in images.generations(container):
         images.remove(container.generation_dir(number))
     images.remove(f"{container.state_dir}/aside")

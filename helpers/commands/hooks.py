@@ -24,6 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             sub.add_argument("--slice", metavar="SLICE", default="", help=words)
             words = "give systemd, as its first process, what it must find mounted"
             sub.add_argument("--systemd", action="store_true", help=words)
+            words = "connect each run to it, as network: of a definition says: '{bridge: lan0}'"
+            sub.add_argument("--network", metavar="NETWORK", default="", help=words)
         if action == "list":
             sub.add_argument("--json", action="store_true", help="for programs: a JSON document")
 
@@ -32,16 +34,18 @@ def run(options: argparse.Namespace) -> int:
     if options.action == "list":
         return _list(options.bundle, as_json=options.json)
     if options.action == "add":
-        _add(options.bundle, options.slice, systemd=options.systemd)
+        _add(options.bundle, options.slice, options.network, systemd=options.systemd)
     else:
         _print(hooks_file.remove(options.bundle), "removed", "not there")
     return 0
 
 
-def _add(bundle: str, slice: str, *, systemd: bool) -> None:
+def _add(bundle: str, slice: str, network: str, *, systemd: bool) -> None:
     if slice:
         annotations.require_good_slice(slice)
-    outcomes = hooks_file.add(bundle, slice, systemd=systemd)
+    if network:
+        annotations.network({annotations.NETWORK: network})
+    outcomes = hooks_file.add(bundle, slice, systemd=systemd, network=network)
     _print(outcomes, "added", "already there")
     for one in outcomes:
         if isinstance(one.entry, Hook) and not os.access(one.entry.path, os.X_OK):

@@ -7,7 +7,7 @@ be killed too.
 import os
 import sys
 
-from torpor import payload
+from torpor import networking, payload
 from torpor.cgroup import own_unit
 from torpor.container import Container
 from torpor.errors import ForeignContainerError
@@ -19,7 +19,7 @@ def main() -> None:
     name = sys.argv[1]
     try:
         container = Container(name)
-        if os.path.exists(container.run_dir):
+        if os.path.exists(container.run_dir) or networking.has_any(container):
             with Lock(container):
                 _settle(container)
     except ForeignContainerError:

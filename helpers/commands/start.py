@@ -12,6 +12,7 @@ from torpor import (
     hierarchy,
     images,
     last_rendering,
+    networking,
     notify,
     payload,
     preparation,
@@ -33,6 +34,7 @@ from torpor.errors import (
 )
 from torpor.last_rendering import Inputs
 from torpor.lock import Lock
+from torpor.networking import Network
 from torpor.preparation import Plan
 from torpor.process import Child
 from torpor.talk import WARNING, report, say, warn
@@ -91,10 +93,23 @@ def _read_state(container: Container) -> state.State:
 
 def _start_fresh(container: Container, unit_cgroup: str, inputs: Inputs, reason: str) -> None:
     plan = preparation.read(container.planned_path)
-    cgroup = payload.planned_cgroup(plan, unit_cgroup)
     if preparation.takes_long(plan):
         notify.take_long("preparing its files")
-    warn(container.name, preparation.prepare(container, plan))
+    warn(container.name, networking.leave(container))  # that of a sleeper which is not woken
+    with networking.begin(container, plan) as network:
+        warn(container.name, preparation.prepare(container, plan))
+        _begin(container, payload.planned_cgroup(plan, unit_cgroup), plan, inputs, network, reason)
+    images.forget_older(container, inputs.keep - 1)
+
+
+def _begin(
+    container: Container,
+    cgroup: Cgroup,
+    plan: Plan,
+    inputs: Inputs,
+    network: Network,
+    reason: str,
+) -> None:
     current = state.read(container)
     if current.name == state.DUMPING:
         images.remove(container.generation_dir(current.generation))  # half a dump
@@ -113,23 +128,28 @@ def _start_fresh(container: Container, unit_cgroup: str, inputs: Inputs, reason:
     launch = _launch_and_wait if preparation.first(plan, preparation.NOTIFY) else _launch
     why = f" ({reason})" if reason else ""
     try:
-        launch(container, cgroup, plan, inputs, ["READY=1", f"STATUS=started fresh{why}"])
+        ready = ["READY=1", f"STATUS=started fresh{why}"]
+        launch(container, cgroup, plan, inputs, network, ready)
         fault.point("started")
     except (TorporError, OSError):
         warn(container.name, payload.clear(container, cgroup))
         state.write(container, running.become(state.EXITED, "it could not be started"))
         raise
-    images.forget_older(container, inputs.keep - 1)
 
 
 def _launch(
-    container: Container, cgroup: Cgroup, plan: Plan, inputs: Inputs, ready: list[str]
+    container: Container,
+    cgroup: Cgroup,
+    plan: Plan,
+    inputs: Inputs,
+    network: Network,
+    ready: list[str],
 ) -> None:
     output = pump.start(container)
     child = _create(container, plan, output)
     os.close(output)
     _await(container, child, "create")
-    pid = _created(container, cgroup, plan, inputs)
+    pid = _created(container, cgroup, plan, inputs, network)
     warn(container.name, payload.make_known(container, pid, inputs))
     # Before its program runs: it may end at once, and systemd must know whose status that is.
     notify.main_pid(pid, *ready).wait()
@@ -137,7 +157,12 @@ def _launch(
 
 
 def _launch_and_wait(
-    container: Container, cgroup: Cgroup, plan: Plan, inputs: Inputs, ready: list[str]
+    container: Container,
+    cgroup: Cgroup,
+    plan: Plan,
+    inputs: Inputs,
+    network: Network,
+    ready: list[str],
 ) -> None:
     """The container itself says when it is ready."""
     from torpor import readiness, timespan
@@ -147,7 +172,7 @@ def _launch_and_wait(
     keeper = readiness.Keeper(lambda: _create(container, plan, output))
     os.close(output)
     _require_success(container, "create", keeper.created(_CREATE_TIMEOUT_S))
-    pid = _created(container, cgroup, plan, inputs)
+    pid = _created(container, cgroup, plan, inputs, network)
     warn(container.name, payload.make_known(container, pid, inputs))
     _run(container)
     notify.status("waiting until it is ready")
@@ -165,7 +190,9 @@ def _create(container: Container, plan: Plan, output: int) -> Child:
     return runc.create(container, output, systemd_cgroup=systemd_cgroup)
 
 
-def _created(container: Container, cgroup: Cgroup, plan: Plan, inputs: Inputs) -> int:
+def _created(
+    container: Container, cgroup: Cgroup, plan: Plan, inputs: Inputs, network: Network
+) -> int:
     """The container's init, which waits to execute its program."""
     pid = runc.init_pid(container)
     if not pid:
@@ -177,6 +204,8 @@ def _created(container: Container, cgroup: Cgroup, plan: Plan, inputs: Inputs) -
         from torpor import furnishing  # most containers need none
 
         furnishing.for_systemd(pid, inputs.owner)
+    network.attach(pid)
+    network.finish()
     return pid
 
 

@@ -8,6 +8,7 @@ import time
 
 from torpor import container as places
 from torpor import images, state
+from torpor import lease as leases
 from torpor.container import Container, valid_name
 from torpor.errors import ImageError, TorporError
 from torpor.images import Generation
@@ -97,8 +98,18 @@ def _describe(container: Container) -> dict[str, object]:
             row["taken"] = _iso(float(manifest.facts.get("taken", "0")))
         except (ImageError, ValueError) as error:
             row["reason"] = str(error)
+    row["addresses"] = _addresses(container)
     row["says"] = _words(known, unit)
     return row
+
+
+def _addresses(container: Container) -> list[str]:
+    """What its lease gives it of a network of its own."""
+    try:
+        lease = leases.read(container)
+    except (TorporError, OSError):
+        return []
+    return [one for one in (lease.address, lease.address6) if one] if lease else []
 
 
 def _words(known: state.State, unit: str) -> str:
@@ -127,6 +138,9 @@ def _print_one(row: dict[str, object]) -> None:
     if isinstance(size, int):
         lines += [("Image", mebibytes(size)), ("Taken", row["taken"])]
         lines += [("Frozen", f"{row['frozen_s']:.2f} s")]
+    addresses = row["addresses"]
+    if isinstance(addresses, list) and addresses:
+        lines.append(("Addresses", ", ".join(addresses)))
     for label, value in lines:
         print(f"{label + ':':<12}{value}")
 

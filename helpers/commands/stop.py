@@ -13,6 +13,7 @@ from torpor import (
     fault,
     images,
     jobs,
+    networking,
     notify,
     payload,
     preparation,
@@ -118,13 +119,14 @@ class _Stop:
         if inputs.obstacles:
             raise CheckpointError(*inputs.obstacles[0])
         checkpoint.preflight(container, cgroup)
+        tcp_lock = self._tcp_lock(inputs, cause)
         runc.detach_restore_root(container)
         generation = images.next_generation(container, current.generation)
         reason = f"systemctl {cause}" if cause != jobs.SHUTDOWN else "shutdown"
         dumping = current.become(state.DUMPING, reason, generation=generation.number)
         state.write(container, dumping)
         fault.point("dumping")
-        commit = self._dump(inputs, dumping, generation, reason)
+        commit = self._dump(inputs, dumping, generation, reason, tcp_lock)
         fault.point("dumped")
         return generation, commit
 
@@ -147,14 +149,20 @@ class _Stop:
         notify.status(f"asleep: {text}")
 
     def _dump(
-        self, inputs: Inputs, dumping: state.State, generation: Generation, reason: str
+        self,
+        inputs: Inputs,
+        dumping: state.State,
+        generation: Generation,
+        reason: str,
+        tcp_lock: str,
     ) -> Commit:
         container, cgroup = self._container, self._cgroup
         try:
             generation.make()
             self._save_config(generation)
-            frozen_at_s = time.monotonic()
             plan = preparation.read(container.plan_path)
+            networking.save(container, plan, generation, self._pid)
+            frozen_at_s = time.monotonic()
             checkpoint.freeze(cgroup, plan)
             fault.point("frozen")
             # Not before the freeze: an exit of its own would be lost.
@@ -166,14 +174,14 @@ class _Stop:
                 generation,
                 cgroup,
                 dumping,
-                _facts(container, generation, dumping, plan),
+                {**_facts(container, generation, dumping, plan), "tcp-lock": tcp_lock},
                 inputs.sync_paths,
                 plan,
                 reason,
                 frozen_at_s,
                 progress,
             )
-            Dump(container, generation, cgroup, progress).run(commit)
+            Dump(container, generation, cgroup, progress, tcp_lock).run(commit)
         except ContainerLostError as error:
             self._lost(dumping, generation, error)
             raise
@@ -183,6 +191,20 @@ class _Stop:
                 raise
             raise CheckpointError(str(error), getattr(error, "hint", "")) from error
         return commit
+
+    def _tcp_lock(self, inputs: Inputs, cause: str) -> str:
+        """How connections are held back that are to go on, empty where they are closed.
+
+        No peer waits for a host that is rebooted, and a lock would not outlive that.
+        """
+        if not inputs.tcp_keep or cause == jobs.SHUTDOWN:
+            return ""
+        if found := criu.tcp_lock():
+            return found
+        raise CheckpointError(
+            "connections are to be kept, but CRIU can hold back no packets",
+            "install iptables, or a criu that was built with nftables; or say tcp: close",
+        )
 
     def _stand_in(self) -> None:
         """From here on systemd does not see how the container's init ends."""

@@ -15,6 +15,7 @@ from torpor import (
     fault,
     images,
     last_rendering,
+    networking,
     notify,
     payload,
     preparation,
@@ -37,6 +38,7 @@ from torpor.errors import (
 )
 from torpor.images import Generation, Verification
 from torpor.last_rendering import Inputs
+from torpor.networking import Network
 from torpor.preparation import Plan
 from torpor.restore import Restore
 from torpor.talk import NOTICE, WARNING, mebibytes, say, say_fault, warn
@@ -90,9 +92,24 @@ def _restore_or_explain(
         if _volumes_changed(container, plan, manifest):
             return _outdated(container, current, "volumes")
         cgroup = payload.planned_cgroup(plan, unit_cgroup)
-        _prepare(container, plan)
+        tcp_lock = _tcp_lock(manifest)
         try:
-            _restore(container, cgroup, plan, inputs, current, generation, verification, stop_asked)
+            with networking.begin_again(
+                container, plan, generation, keeps_connections=bool(tcp_lock)
+            ) as network:
+                _prepare(container, plan)
+                _restore(
+                    container,
+                    cgroup,
+                    plan,
+                    inputs,
+                    current,
+                    generation,
+                    verification,
+                    network,
+                    tcp_lock,
+                    stop_asked,
+                )
             return None
         except RestoreCutOffError as error:
             current = _cut_off(container, cgroup, error)
@@ -116,6 +133,13 @@ def _read_cgroups(generation: Generation) -> cgroup_tree.Saved:
 def _volumes_changed(container: Container, plan: Plan, manifest: images.Manifest) -> bool:
     """Whether other volumes than those that it fell asleep with are there; none is an error."""
     return manifest.facts.get("volumes", "") != preparation.durable_identity(container, plan)
+
+
+def _tcp_lock(manifest: images.Manifest) -> str:
+    """How connections were held back that go on now; after a reboot nobody waits for them."""
+    if manifest.facts.get("boot") != state.boot_id():
+        return ""
+    return manifest.facts.get("tcp-lock", "")
 
 
 def _prepare(container: Container, plan: Plan) -> None:
@@ -172,6 +196,8 @@ def _restore(
     current: state.State,
     generation: Generation,
     verification: Verification,
+    network: Network,
+    tcp_lock: str,
     stop_asked: Callable[[], bool],
 ) -> None:
     if stop_asked():
@@ -207,11 +233,14 @@ def _restore(
         cgroups,
         progress,
         stop_asked,
+        network,
+        tcp_lock=tcp_lock,
         systemd_cgroup=bool(preparation.first(plan, preparation.SYSTEMD)),
         has_moved=has_moved,
     )
     pid = restore.run(pump.start(container), consume)
     fault.point("restored")
+    network.release()
     warn(container.name, cgroups.limit(cgroup))
     took = f"{mebibytes(size_bytes)}, in {time.monotonic() - began_s:.2f} s"
     text = f"restored generation {number}, {took}"

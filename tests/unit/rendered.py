@@ -5,7 +5,7 @@ from typing import Any
 
 from torpor import spec
 from torpor.definition import Definition, parse
-from torpor.facts import Facts
+from torpor.facts import GENERATED_FILES, Facts
 
 CGROUP = "/torpor.slice/torpor@web.service/payload"
 BUNDLE = "/srv/bundle"
@@ -15,7 +15,7 @@ FACTS = {
     "root": "/srv/web",
     "cgroup_path": CGROUP,
     "user": {"uid": 0, "gid": 0, "additionalGids": [0]},
-    "mountpoints": frozenset({"/etc/hostname"}),
+    "mountpoints": frozenset(GENERATED_FILES),
     "created": "2025-01-02T03:04:05Z",
 }
 
@@ -35,7 +35,7 @@ def made(text: str = "", **facts: object) -> spec.Rendered:
 
 def made_of(base: dict[str, Any], text: str = "", **facts: object) -> spec.Rendered:
     """A rendering of a container with base in its bundle."""
-    said = {**FACTS, "user": {}, "mountpoints": frozenset(), **facts}
+    said = {**FACTS, "user": {}, **facts}
     return spec.render(define(text, f"bundle: {BUNDLE}\n"), base, facts_with(said))
 
 

@@ -357,6 +357,7 @@ def test_where_the_file_lies_does_not_change_the_digest() -> None:
     "policy",
     [
         "checkpoint: {on: [], keep: 4, keep-logs: yes}",
+        "checkpoint: {tcp: keep}",
         "stop-signal: 37",
         "slice: a.slice",
         "resources: {memory-max: 1G}",
@@ -405,6 +406,13 @@ CHANGES = (
     "volumes: [/a]",
     "namespaces: {net: host}",
     "namespaces: {net: 'container:db'}",
+    "network: none",
+    "network: host",
+    "network: {container: db}",
+    "network: {bridge: br0}",
+    "network: {bridge: br0, publish: 80:80}",
+    "network: {bridge: br0, publish: 80:80/udp}",
+    "network: {cni: br0}",
     "idmap: 0:1:10",
     "idmap: 0:1:11",
     "userns: web",
@@ -439,6 +447,11 @@ def test_every_key_is_of_the_container_or_of_its_unit_and_policy() -> None:
         ("devices: [/dev/null]", "\n\n\ndevices: /dev//null:/dev/null:rwm"),
         ("shm-size: 1M", "shm-size: 1024k"),
         ("umask: 022", "umask: '22'"),
+        (
+            "network: {bridge: br0, ipv6: 'fd00::/64', mac: 02:0A:00:00:00:01, publish: 80:8}",
+            "network:\n  publish: [80:8/tcp]\n  mac: 02:0a:00:00:00:01\n  address: auto\n"
+            "  bridge: br0\n  ipv6: FD00:0::0/64",
+        ),
     ],
 )
 def test_the_same_said_in_other_words_or_lines_is_the_same_digest(one: str, two: str) -> None:
@@ -670,6 +683,14 @@ SAID = {  # what each key takes, and the beginnings of what it does not
     "mounts": ["['/a:/b:ro', 'v:/c', 'tmpfs:/t']", "['/a:/b', '/c:/b']", "[{destination: /a}]"],
     "volumes": ["[/a, /b]", "/", '["/a\\tb"]'],
     "namespaces": ["{net: host, ipc: 'container:db'}", "{mnt: host}", "{user: own}", "{pid: x}"],
+    "network": [
+        "{bridge: br0, subnet: 10.0.0.0/24, address: 10.0.0.9, publish: ['8080:80', '53:53/udp']}",
+        "host",
+        "{bridge: br0, ipv6: 'fd00::/64', gateway: 10.0.0.1, mtu: 1500, mac: 02:00:00:00:00:01}",
+        "{cni: lan, address: 10.0.0.9, publish: 8000-8010:80-90}",
+        "{container: db}",
+        "{namespace: /run/netns/x, publish: 80}",
+    ],
     "idmap": ["0:100000:65536", "{uids: '0:1:2', gids: '0:1:2'}", "['0:1:2', '1:5:5']", "1:2:3"],
     "userns": ["web", "-1"],
     "annotations": ["{a: b}", "{'': b}", "{a: [b]}"],
@@ -681,7 +702,7 @@ SAID = {  # what each key takes, and the beginnings of what it does not
     "bundle": ["/srv/bundle"],
     "hostname": ["h", "a b"],
     "user": ["web:staff", "1:1:1"],
-    "checkpoint": ["{on: stop, keep: 2}", "{on: never}", "{keep: 0}"],
+    "checkpoint": ["{on: stop, keep: 2}", "{on: never}", "{keep: 0}", "{tcp: keep}", "{tcp: x}"],
 }
 hostile = st.text(st.sampled_from([*"[]{}:,'/&*!\n\t 0a-é"]), max_size=8)
 lines = st.sampled_from(sorted(SAID)).flatmap(

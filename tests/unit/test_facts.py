@@ -304,13 +304,29 @@ def test_a_read_only_rootfs_has_a_place_for_a_file_or_has_none(
     tmp_path: Path, rootfs: Path
 ) -> None:
     read_only = define(tmp_path, "read-only: yes")
-    assert gathered(define(tmp_path)).mountpoints == {"/etc/hostname"}
+    assert gathered(define(tmp_path)).mountpoints == set(facts.GENERATED_FILES)
     assert gathered(read_only).mountpoints == frozenset()
     (rootfs / "etc/hostname").touch()
     assert gathered(read_only).mountpoints == {"/etc/hostname"}
     (rootfs / "etc/hostname").unlink()
     (rootfs / "etc/hostname").symlink_to("/proc/self/status")
     assert gathered(read_only).mountpoints == frozenset()
+
+
+@pytest.mark.parametrize("text", ["", "read-only: no\n", "read-only: yes\n"])
+def test_a_bundle_says_whether_its_rootfs_is_read_only_unless_the_definition_does(
+    tmp_path: Path, rootfs: Path, text: str
+) -> None:
+    (rootfs / "etc/hosts").touch()
+    definition = define(tmp_path, text, "bundle")
+    base = runc_spec()
+    base["root"]["path"] = str(rootfs)
+    every = frozenset(facts.GENERATED_FILES)
+    found = {"read-only: no\n": every}.get(text, frozenset({"/etc/hosts"}))
+    assert gathered(definition, base).mountpoints == found
+    base["root"]["readonly"] = False
+    found = {"read-only: yes\n": frozenset({"/etc/hosts"})}.get(text, every)
+    assert gathered(definition, base).mountpoints == found
 
 
 def test_when_a_container_was_made_is_said_once(tmp_path: Path, rootfs: Path) -> None:

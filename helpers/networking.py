@@ -1,0 +1,310 @@
+"""A container's own network through its life: made, kept while it sleeps, made again, removed.
+
+A network namespace by name outlives the container that sleeps, with all that is in it. It is
+configured by a process of its own beside runc, since what speaks netlink takes longer to import
+than runc takes to create a container.
+
+Where ids are mapped the namespace must belong to the container's user namespace: runc or CRIU
+makes it with that, and it is configured when it is there.
+"""
+
+import os
+
+from torpor import fault, netns, preparation, process, record, state
+from torpor import lease as leases
+from torpor.container import RUN_ROOT, Container
+from torpor.errors import (
+    HostFaultError,
+    RecordError,
+    RestoreError,
+    RuntimeFailedError,
+    TorporError,
+)
+from torpor.images import Generation
+from torpor.lease import Lease, Table
+from torpor.preparation import NETWORK, Plan
+
+PROGRAM = "/usr/libexec/torpor/network"
+BUILD = "build"  # all of it
+RULES = "rules"  # only the firewall's: the rest still stands
+HOLD = "hold"  # the link to the host stays down
+SAVED = "--saved="  # what was configured when it fell asleep
+TAKEN = 2  # exit status: what it had before is another's now
+_TIMEOUT_S = 60.0
+_GONE_TIMEOUT_S = 2.0
+_STANDING = f"{RUN_ROOT}/.standing"
+
+
+def standing_path(container: Container) -> str:
+    """Says which network namespace and device were configured, in full."""
+    return f"{_STANDING}/{container.name}"
+
+
+def begin(container: Container, plan: Plan) -> "Network":
+    """For a fresh start: a lease, and the network on its way."""
+    if not preparation.first(plan, NETWORK):
+        return Network(container, plan)
+    from torpor import addressing
+
+    with Table() as table:
+        _sweep()
+        given = addressing.give(container.name, addressing.Wish(plan), table)
+        _require_unused(given)
+        table.write(container, given)
+    fault.point("leased")
+    return Network(container, plan, given)
+
+
+def _sweep() -> None:
+    """What is left of containers whose state directory was removed, as by systemctl clean."""
+    from torpor import firewall
+
+    for name in netns.all_names():
+        if not is_used(name):
+            firewall.remove(name)
+            netns.remove(Container(name))
+
+
+def begin_again(
+    container: Container, plan: Plan, generation: Generation, *, keeps_connections: bool
+) -> "Network":
+    """For a wake: the network that it fell asleep with, as far as it still stands.
+
+    Raises RestoreError where its address or a port of it became another's.
+    """
+    if not preparation.first(plan, NETWORK):
+        return Network(container, plan)
+    text = record.read_bytes(generation.network)
+    if text is None:
+        raise RestoreError(f"{generation.network} is missing")
+    saved = leases.parse(text, generation.network)
+    if record.read_bytes(leases.path(container)) == text and saved.boot == state.boot_id():
+        stands = _stands(container, saved) and (
+            keeps_connections or netns.drop_connections(container)
+        )
+        what = RULES if stands else BUILD
+        return Network(container, plan, saved, what, generation)
+    from torpor import addressing
+
+    with Table() as table:
+        try:
+            addressing.give_again(container.name, saved, table)
+        except TorporError as error:
+            raise RestoreError(error.message, error.hint) from error
+        table.write(container, saved)
+    fault.point("leased")
+    return Network(container, plan, saved, BUILD, generation)
+
+
+def _stands(container: Container, lease: Lease) -> bool:
+    """Whether the namespace of before still is, and its link to the host."""
+    if lease.mapped:
+        return False
+    try:
+        said = record.read_bytes(standing_path(container))
+    except RecordError:
+        return False
+    return said is not None and said.decode() == standing(container, lease)
+
+
+def standing(container: Container, lease: Lease) -> str:
+    """Identifies what was configured: another namespace or device is not that."""
+    device = f"/sys/class/net/{lease.device}"
+    index = process.read_small(f"{device}/ifindex").strip() if lease.device else "-"
+    try:
+        bridge = os.readlink(f"{device}/master").rpartition("/")[2] if lease.device else "-"
+    except OSError:
+        bridge = ""
+    return f"{netns.identity(container)} {index} {bridge}\n"
+
+
+def _require_unused(lease: Lease) -> None:
+    from torpor import firewall
+
+    for port in lease.publish:
+        if firewall.port_in_use(port):
+            raise TorporError(
+                f"network: publish: {port}: a process of the host listens on that port",
+                f"see: ss -lnp 'sport = :{port.host_port}'",
+            )
+
+
+class Network:
+    """A network while its container starts; leaving the context by an error removes it."""
+
+    def __init__(
+        self,
+        container: Container,
+        plan: Plan,
+        lease: Lease | None = None,
+        what: str = BUILD,
+        saved: Generation | None = None,
+    ) -> None:
+        self._container = container
+        self._plan = plan
+        self._lease = lease  # None: it has no network of its own
+        self._what = what
+        self._child: process.Child | None = None
+        # The link to the host is up only when a restore is done: a packet for a connection that
+        # is not there yet would be answered with a reset.
+        self._is_held = saved is not None and what == BUILD
+        if lease is None:
+            return
+        if what == BUILD:
+            if reason := netns.remove(container):
+                raise TorporError(reason)
+            if not lease.mapped:
+                netns.make(container)
+                fault.point("netns")
+        self._spawn(saved)
+        if not lease.mapped:
+            self._configure()
+
+    def __enter__(self) -> "Network":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and self._lease is not None:
+            self._abandon()
+            leave(self._container)
+
+    def _spawn(self, saved: Generation | None) -> None:
+        reader, self._go = os.pipe()
+        self._said, writer = os.pipe()
+        argv = [PROGRAM, self._container.name, self._what]
+        argv += [HOLD] if self._is_held else []
+        argv += [f"{SAVED}{saved.netns}"] if saved else []
+        try:
+            self._child = process.spawn(argv, stdin=reader, stdout=writer)
+        finally:
+            os.close(reader)
+            os.close(writer)
+
+    def _configure(self) -> None:
+        try:
+            os.write(self._go, b"go\n")
+        except BrokenPipeError:
+            pass  # finish() says why it ended
+
+    def attach(self, pid: int) -> None:
+        """The container's namespaces are there: those of its init, pid."""
+        if self._lease is not None and self._lease.mapped:
+            netns.attach(self._container, pid)
+            self._configure()
+
+    def finish(self) -> None:
+        """Wait until it is configured. Raises HostFaultError, RestoreError."""
+        if self._child is None or self._child.status is not None:
+            return
+        os.close(self._go)
+        status, said = process.collect(self._child, self._said, _TIMEOUT_S)
+        if status:
+            message, _, hint = said.strip().partition("\n")
+            fault_of = RestoreError if status == TAKEN else HostFaultError
+            raise fault_of(message or f"{PROGRAM} ended with status {status}", hint)
+        if self._lease is not None and self._lease.kind == leases.CNI:
+            preparation.write_hosts(self._container, self._plan)  # with the address it was given
+        fault.point("connected")
+
+    def release(self) -> None:
+        """Let packets in, now that the container is there to get them."""
+        if self._is_held and self._lease is not None and self._lease.device:
+            from torpor import loopback
+
+            loopback.set_up(self._lease.device)
+
+    def _abandon(self) -> None:
+        if self._child is not None and self._child.status is None:
+            os.close(self._go)
+            os.close(self._said)
+            self._child.kill()
+
+
+def save(container: Container, plan: Plan, generation: Generation, pid: int) -> None:
+    """Record the network of a container that is about to sleep, whose init is pid.
+
+    Raises TorporError, OSError.
+    """
+    if not preparation.first(plan, NETWORK):
+        return
+    lease = leases.read(container)
+    if lease is None:
+        raise RuntimeFailedError(f"{leases.path(container)} is gone")
+    record.write_durably(generation.network, lease.serialize())
+    if not netns.is_of(container, pid):  # somebody removed the name, which would end it
+        netns.remove(container)
+        netns.attach(container, pid)
+    from torpor import netns_status
+
+    record.write_durably(generation.netns, netns_status.save(netns.name(container)))
+
+
+def leave(container: Container) -> list[str]:
+    """Remove what its network no longer needs: all of it, unless it sleeps; repeatable.
+
+    Returns warnings: what could not be undone.
+    """
+    if not has_any(container):
+        return []
+    sleeps = _sleeps(container)
+    try:
+        lease = leases.read(container)
+    except RecordError:
+        lease = None
+    if sleeps and lease is not None:
+        return [reason] if lease.mapped and (reason := netns.remove(container)) else []
+    return _remove(container, lease)
+
+
+def has_any(container: Container) -> bool:
+    """Whether there is a network to leave, or what is left of one."""
+    return os.path.lexists(leases.path(container)) or os.path.lexists(netns.path(container))
+
+
+def is_used(name: str) -> bool:
+    """Whether a container of this name, of torpor's or of others, has a lease."""
+    places = (leases.path(Container(name)), leases.path(leases.Foreign(name)))
+    return any(map(os.path.lexists, places))
+
+
+def _sleeps(container: Container) -> bool:
+    try:
+        return state.read(container).name in state.RESTORABLE
+    except RecordError:
+        return False
+
+
+def _remove(container: Container, lease: Lease | None) -> list[str]:
+    from torpor import bridge, firewall
+
+    warnings = []
+    if lease is not None and lease.kind == leases.CNI:
+        from torpor import cni_lease
+
+        warnings += cni_lease.remove(container, lease)
+    warnings += firewall.remove(container.name)
+    fault.point("unpublished")
+    if reason := netns.remove(container):
+        warnings.append(reason)
+    if lease is not None and lease.device:
+        _wait_until_gone(lease.device)
+    fault.point("disconnected")
+    with Table() as table:
+        if os.path.exists(standing_path(container)):
+            os.unlink(standing_path(container))
+        table.remove(container)
+        if lease is not None and lease.kind == leases.BRIDGE:
+            others = table.others(container.name)
+            if not any(one.network == lease.network for _, one in others):
+                firewall.remove_bridge(lease.network)
+                bridge.remove_unused(lease.network)
+    return warnings
+
+
+def _wait_until_gone(device: str) -> None:
+    """The kernel removes a namespace, and what is in it, a little later."""
+    import time
+
+    deadline_s = time.monotonic() + _GONE_TIMEOUT_S
+    while os.path.exists(f"/sys/class/net/{device}") and time.monotonic() < deadline_s:
+        time.sleep(0.01)
