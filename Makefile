@@ -37,7 +37,7 @@ export PYTHONDONTWRITEBYTECODE = 1
 export PATH := /usr/sbin:/usr/bin:/sbin:/bin:$(PATH)
 
 .DEFAULT_GOAL = help
-.PHONY: help deb wheel machine shell demo test test-unit fuzz test-machine test-vm lint clean
+.PHONY: help deb wheel machine shell demo test test-unit fuzz test-machine test-vm bench-network lint clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -91,6 +91,9 @@ test-machine: $(DEB) ## tests inside a booted systemd; needs root
 test-vm: $(DEB) ## tests with a kernel of their own, in an emulated machine; needs root
 	@$(HOST_PACKAGES) $(TEST_PACKAGES)
 	$(PYTHON) -m pytest tests/vm
+
+bench-network: $(DEB) ## what a network adds to a start, a sleep and a wake; needs root
+	$(PYTHON) tests/bench/network.py $(ROUNDS)
 
 lint: build/venv/ready ## ruff and mypy
 	build/venv/bin/ruff check --cache-dir build/ruff .
