@@ -57,6 +57,8 @@ PACKAGES = (
     # others that run containers, with torpor's hooks
     "crun",
     "podman",
+    # other people's networks
+    "containernetworking-plugins",
     # a machine can hold a machine
     "systemd-container",
 )

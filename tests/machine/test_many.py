@@ -16,7 +16,7 @@ for directory in /run/runc /run/torpor /tmp; do
 done
 nft list ruleset; iptables-save 2>/dev/null | grep -v '^#'
 ip netns list; ip -o link
-find /var/lib/torpor -mindepth 1 -maxdepth 1
+find /var/lib/torpor -mindepth 1 -maxdepth 1 2>/dev/null || true
 """
 
 
