@@ -10,6 +10,7 @@ import os
 import zlib
 
 from torpor import process, state
+from torpor.bridge import ALIAS
 from torpor.errors import TorporError
 from torpor.lease import BRIDGE, Lease, Table, read_publish
 from torpor.preparation import NETWORK, Plan
@@ -18,7 +19,6 @@ from torpor.preparation import NETWORK, Plan
 _POOL = ipaddress.ip_network("10.83.0.0/16")
 _POOL_PREFIX = 24
 _ROUTES = "/proc/net/route"  # netlink's answer takes longer to ask for
-OWN_ALIAS = "torpor"  # the alias of a bridge that torpor made
 _MAC_ATTEMPTS = 16
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -184,7 +184,7 @@ def _is_foreign(bridge: str) -> bool:
     device = f"/sys/class/net/{bridge}"
     if not os.path.exists(device):
         return False
-    return process.read_small(f"{device}/ifalias").strip() != OWN_ALIAS
+    return process.read_small(f"{device}/ifalias").strip() != ALIAS
 
 
 def _own_addresses(bridge: str) -> list[str]:

@@ -9,6 +9,7 @@ import os
 from torpor import process, program
 from torpor.errors import TorporError
 from torpor.lease import Lease
+from torpor.netns import PREFIX, ROOT
 from torpor.netns_status import FOREVER_S
 
 TYPE_CHECKING = False
@@ -18,9 +19,7 @@ if TYPE_CHECKING:
     from torpor.netns_status import Address, Route, Status
 
 ALIAS = "torpor"  # of a bridge that torpor made (IFLA_IFALIAS), and removes
-_PREFIX = "torpor-"  # of a namespace's name, before the container's
 
-_NETNS_ROOT = "/run/netns"
 _DEVICES = "/sys/class/net"
 _SYSCTLS = "/proc/sys/net"
 _LOOPBACK = "lo"
@@ -136,6 +135,23 @@ def remove_unused(name: str) -> list[str]:
     return [f"bridge {name} cannot be removed: {reason}"] if reason else []
 
 
+def own() -> set[str]:
+    """The bridges that torpor made."""
+    return {name for name in os.listdir(_DEVICES) if _is_ours(name)}
+
+
+def unplug(container_name: str) -> list[str]:
+    """Remove the host's ends of what connected a container; returns warnings."""
+    alias = _port_alias(container_name)
+    ports = [name for name in os.listdir(_DEVICES) if _alias(name) == alias]
+    reasons = [(name, _delete(name)) for name in ports]
+    return [f"{name} cannot be removed: {reason}" for name, reason in reasons if reason]
+
+
+def _port_alias(container_name: str) -> str:
+    return f"{ALIAS}:{container_name}"
+
+
 def _delete(device: str) -> str:
     """Remove an interface and its peer; why it could not be done, or ""."""
     reason = _ip("link", "delete", "dev", device)
@@ -153,7 +169,11 @@ def _is_up(device: str) -> bool:
 
 def _is_ours(bridge: str) -> bool:
     """Whether torpor made it."""
-    return process.read_small(f"{_DEVICES}/{bridge}/ifalias").strip() == ALIAS
+    return _alias(bridge) == ALIAS
+
+
+def _alias(device: str) -> str:
+    return process.read_small(f"{_DEVICES}/{device}/ifalias").strip()
 
 
 class _Build:
@@ -243,7 +263,7 @@ class _Build:
         self._undo.append(lambda: _ip("address", "delete", address, "dev", device))
 
     def _open_netns(self) -> int:
-        path = f"{_NETNS_ROOT}/{self._netns_name}"
+        path = f"{ROOT}/{self._netns_name}"
         try:
             return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
@@ -254,10 +274,12 @@ class _Build:
         device = self._lease.device
         problem = f"{device} and its peer {self._lease.interface} cannot be made"
         peer = {"ifname": self._lease.interface, "net_ns_fd": netns}
+        if os.path.exists(f"{_DEVICES}/{device}"):  # of a namespace that somebody still lives in
+            _delete(device)
         self._host.link("bridge", problem, "add", ifname=device, kind="veth", peer=peer)
         self._undo.append(lambda: _delete(device))
         index = _number_of(device, "ifindex")
-        alias = f"{ALIAS}:{self._netns_name.removeprefix(_PREFIX)}"
+        alias = _port_alias(self._netns_name.removeprefix(PREFIX))
         self._host.link("bridge", problem, "set", index=index, ifalias=alias)
         # It is a port, and speaks to nobody itself.
         _set_sysctl(f"ipv6/conf/{device}/disable_ipv6", "1")

@@ -50,6 +50,7 @@ def _connect_to_bridge(
 
     text = record.read_bytes(saved) if saved else None
     extra = netns_status.parse(text) if text is not None else None
+    bridge.load()
     until_there()
     with Table():
         warnings = bridge.build(lease, netns.name(container), hold=hold, extra=extra)

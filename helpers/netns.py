@@ -9,6 +9,8 @@ from torpor.errors import TorporError
 ROOT = "/run/netns"
 PREFIX = "torpor-"  # before the name of the container
 _TIMEOUT_S = 10.0
+_NOBODYS = "ino:0"  # of a socket without a file
+_ENDS_PER_CALL = 500
 
 
 def name(container: Container) -> str:
@@ -62,18 +64,29 @@ def remove(container: Container) -> str:
 def drop_connections(container: Container) -> bool:
     """End what the kernel still has of the TCP connections of processes that were killed.
 
-    They keep their ports for a minute, and nobody could bind these again. False where some stay:
-    the kernel may be built without the means (CONFIG_INET_DIAG_DESTROY).
+    They keep their ports for a minute, and nobody could bind these again. Those of others who live
+    in the namespace go on. False where some stay: the kernel may be built without the means
+    (CONFIG_INET_DIAG_DESTROY).
     """
-    ss = ["nsenter", f"--net={path(container)}", "ss", "--no-header", "--tcp", "--all", "--numeric"]
-    if not _succeeds_silently(ss):
-        process.output([*ss, "--kill"])
-        return _succeeds_silently(ss)
-    return True
+    ss = ["nsenter", f"--net={path(container)}", "ss", "--no-header", "--tcp", "--all"]
+    ss += ["--numeric", "--extended"]
+    ends = _orphans(ss)
+    if not ends:
+        return ends is not None
+    for first in range(0, len(ends), _ENDS_PER_CALL):
+        some = ends[first : first + _ENDS_PER_CALL]
+        which = [f"( src {local} and dst {peer} )" for local, peer in some]
+        process.output([*ss, "--kill", " or ".join(which)])
+    return _orphans(ss) == []
 
 
-def _succeeds_silently(argv: list[str]) -> bool:
-    return process.output(argv) == (0, "")
+def _orphans(ss: list[str]) -> list[tuple[str, str]] | None:
+    """Both ends of the connections that no process has; None where ss(8) does not say."""
+    status, text = process.output(ss)
+    if status:
+        return None
+    lines = [line.split() for line in text.splitlines()]
+    return [(words[3], words[4]) for words in lines if _NOBODYS in words[5:]]
 
 
 def identity(container: Container) -> str:

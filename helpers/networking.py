@@ -31,7 +31,6 @@ HOLD = "hold"  # the link to the host stays down
 SAVED = "--saved="  # what was configured when it fell asleep
 TAKEN = 2  # exit status: what it had before is another's now
 _TIMEOUT_S = 60.0
-_GONE_TIMEOUT_S = 2.0
 _STANDING = f"{RUN_ROOT}/.standing"
 
 
@@ -284,27 +283,29 @@ def _remove(container: Container, lease: Lease | None) -> list[str]:
         warnings += cni_lease.remove(container, lease)
     warnings += firewall.remove(container.name)
     fault.point("unpublished")
+    # The namespace would take it along, but later.
+    warnings += bridge.unplug(container.name)
     if reason := netns.remove(container):
         warnings.append(reason)
-    if lease is not None and lease.device:
-        _wait_until_gone(lease.device)
     fault.point("disconnected")
     with Table() as table:
         if os.path.exists(standing_path(container)):
             os.unlink(standing_path(container))
         table.remove(container)
-        if lease is not None and lease.kind == leases.BRIDGE:
-            others = table.others(container.name)
-            if not any(one.network == lease.network for _, one in others):
-                firewall.remove_bridge(lease.network)
-                bridge.remove_unused(lease.network)
+        return warnings + _remove_bridges(container, lease, table)
+
+
+def _remove_bridges(container: Container, lease: Lease | None, table: Table) -> list[str]:
+    """Those that torpor made and nobody has a lease on, also where this one's was lost."""
+    from torpor import bridge, firewall
+
+    try:
+        others = table.others(container.name)
+    except TorporError as error:  # it may be on any of them
+        return [str(error)]
+    used = {one.network for _, one in others if one.kind == leases.BRIDGE}
+    own = {lease.network} if lease is not None and lease.kind == leases.BRIDGE else set()
+    warnings = []
+    for name in (own | bridge.own()) - used:
+        warnings += firewall.remove_bridge(name) + bridge.remove_unused(name)
     return warnings
-
-
-def _wait_until_gone(device: str) -> None:
-    """The kernel removes a namespace, and what is in it, a little later."""
-    import time
-
-    deadline_s = time.monotonic() + _GONE_TIMEOUT_S
-    while os.path.exists(f"/sys/class/net/{device}") and time.monotonic() < deadline_s:
-        time.sleep(0.01)

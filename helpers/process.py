@@ -76,8 +76,10 @@ def spawn(
     environment.setdefault("PATH", PATH)
     environment.update(env or {})
     # Python ignores SIGPIPE; a program that inherits this would not notice a closed pipe.
+    # A hook may be run without any PATH, which posix_spawnp(3) would search.
+    program = argv[0] if "/" in argv[0] else find(argv[0]) or argv[0]
     pid = os.posix_spawnp(
-        argv[0], argv, environment, file_actions=actions, setsigdef=[signal.SIGPIPE]
+        program, argv, environment, file_actions=actions, setsigdef=[signal.SIGPIPE]
     )
     return Child(pid)
 

@@ -35,7 +35,6 @@ class Restore:
         container: Container,
         generation: Generation,
         verification: Verification,
-        size_bytes: int,
         cgroup: Cgroup,
         cgroups: cgroup_tree.Saved,
         progress: Callable[[], None],
@@ -49,7 +48,6 @@ class Restore:
         self._container = container
         self._generation = generation
         self._verification = verification
-        self._size_bytes = size_bytes
         self._cgroup = cgroup
         self._cgroups = cgroups
         self._progress = progress  # called at least every second
@@ -113,7 +111,7 @@ class Restore:
     def _serve(
         self, channel: criu.Channel, child: process.Child, consume: Callable[[], None]
     ) -> None:
-        stall_s = STALL_S + self._size_bytes / _SLOW_DISK_BYTES_PER_S
+        stall_s = STALL_S + self._verification.size_bytes / _SLOW_DISK_BYTES_PER_S
         watch = _Watch(child.pid, self._generation.work, stall_s)
         while child.poll() is None:
             channel.wait(child, _TICK_S)

@@ -87,33 +87,39 @@ def _restore_or_explain(
     if changed:
         return _outdated(container, current, changed)
     while state.plan(current) != state.GIVE_UP:
-        verification = Verification(generation, manifest)  # of the plan too, before it is followed
-        plan = _read_plan(generation)
-        if _volumes_changed(container, plan, manifest):
+        sleeper = _Sleeper(container, unit_cgroup, generation, manifest)
+        if _volumes_changed(sleeper, manifest):
             return _outdated(container, current, "volumes")
-        cgroup = payload.planned_cgroup(plan, unit_cgroup)
-        tcp_lock = _tcp_lock(manifest)
+        keeps_connections = bool(sleeper.tcp_lock)
         try:
             with networking.begin_again(
-                container, plan, generation, keeps_connections=bool(tcp_lock)
+                container, sleeper.plan, generation, keeps_connections=keeps_connections
             ) as network:
-                _prepare(container, plan)
-                _restore(
-                    container,
-                    cgroup,
-                    plan,
-                    inputs,
-                    current,
-                    generation,
-                    verification,
-                    network,
-                    tcp_lock,
-                    stop_asked,
-                )
+                _prepare(container, sleeper.plan)
+                _restore(sleeper, network, inputs, current, stop_asked)
             return None
         except RestoreCutOffError as error:
-            current = _cut_off(container, cgroup, error)
+            current = _cut_off(container, sleeper.cgroup, error)
     raise ImageError(f"{current.attempt} restores of it were cut off")
+
+
+class _Sleeper:
+    """What is to be woken, as far as its checkpoint tells."""
+
+    def __init__(
+        self,
+        container: Container,
+        unit_cgroup: str,
+        generation: Generation,
+        manifest: images.Manifest,
+    ) -> None:
+        self.container = container
+        self.generation = generation
+        # Of the plan too, before it is followed.
+        self.verification = Verification(generation, manifest)
+        self.plan = _read_plan(generation)
+        self.cgroup = payload.planned_cgroup(self.plan, unit_cgroup)
+        self.tcp_lock = _tcp_lock(manifest)
 
 
 def _read_plan(generation: Generation) -> Plan:
@@ -130,9 +136,10 @@ def _read_cgroups(generation: Generation) -> cgroup_tree.Saved:
         raise ImageError(str(error)) from error
 
 
-def _volumes_changed(container: Container, plan: Plan, manifest: images.Manifest) -> bool:
+def _volumes_changed(sleeper: _Sleeper, manifest: images.Manifest) -> bool:
     """Whether other volumes than those that it fell asleep with are there; none is an error."""
-    return manifest.facts.get("volumes", "") != preparation.durable_identity(container, plan)
+    now = preparation.durable_identity(sleeper.container, sleeper.plan)
+    return manifest.facts.get("volumes", "") != now
 
 
 def _tcp_lock(manifest: images.Manifest) -> str:
@@ -189,28 +196,24 @@ def _what_changed(container: Container, inputs: Inputs, manifest: images.Manifes
 
 
 def _restore(
-    container: Container,
-    cgroup: Cgroup,
-    plan: Plan,
+    sleeper: _Sleeper,
+    network: Network,
     inputs: Inputs,
     current: state.State,
-    generation: Generation,
-    verification: Verification,
-    network: Network,
-    tcp_lock: str,
     stop_asked: Callable[[], bool],
 ) -> None:
     if stop_asked():
         raise StoppedError("stopped before it woke")
     began_s = time.monotonic()
+    container, generation, cgroup = sleeper.container, sleeper.generation, sleeper.cgroup
     number = generation.number
-    size_bytes = verification.size_bytes
+    size = mebibytes(sleeper.verification.size_bytes)
     restoring = current.become(
         state.RESTORING, f"restoring generation {number}", attempt=current.attempt + 1
     )
     state.write(container, restoring)
     fault.point("restoring")
-    has_moved = _lay_saved_bundle(container, cgroup, plan, generation)
+    has_moved = _lay_saved_bundle(sleeper)
     _admit_owner(generation, inputs)
 
     def consume() -> None:
@@ -219,33 +222,31 @@ def _restore(
     def progress() -> None:
         elapsed_s = time.monotonic() - began_s
         if elapsed_s > 1:
-            size = mebibytes(size_bytes)
             notify.extend(_EXTEND_S, f"restoring generation {number}, {size}, {elapsed_s:.0f} s")
 
-    shm.load(container, plan, generation, progress)
+    shm.load(container, sleeper.plan, generation, progress)
     cgroups = _read_cgroups(generation)
     restore = Restore(
         container,
         generation,
-        verification,
-        size_bytes,
+        sleeper.verification,
         cgroup,
         cgroups,
         progress,
         stop_asked,
         network,
-        tcp_lock=tcp_lock,
-        systemd_cgroup=bool(preparation.first(plan, preparation.SYSTEMD)),
+        tcp_lock=sleeper.tcp_lock,
+        systemd_cgroup=bool(preparation.first(sleeper.plan, preparation.SYSTEMD)),
         has_moved=has_moved,
     )
     pid = restore.run(pump.start(container), consume)
     fault.point("restored")
     network.release()
     warn(container.name, cgroups.limit(cgroup))
-    took = f"{mebibytes(size_bytes)}, in {time.monotonic() - began_s:.2f} s"
+    took = f"{size}, in {time.monotonic() - began_s:.2f} s"
     text = f"restored generation {number}, {took}"
     warn(container.name, payload.make_known(container, pid, inputs))
-    if preparation.first(plan, preparation.INIT):
+    if preparation.first(sleeper.plan, preparation.INIT):
         _refresh(cgroup, pid)
     notify.main_pid(pid, "READY=1", f"STATUS={text}").wait()
     cgroup.thaw()
@@ -274,24 +275,22 @@ def _refresh(cgroup: Cgroup, pid: int) -> None:
     refresh.wait()
 
 
-def _lay_saved_bundle(
-    container: Container, cgroup: Cgroup, plan: Plan, generation: Generation
-) -> bool:
+def _lay_saved_bundle(sleeper: _Sleeper) -> bool:
     """The config the container ran with: a newer torpor's defaults must not cost its memory.
 
     Only what this boot makes anew is replaced: the cgroup of a unit that moved to another slice,
     in which case it returns True.
     """
-    saved = record.read_bytes(generation.config)
+    saved = record.read_bytes(sleeper.generation.config)
     if saved is None:
-        raise ImageError(f"{generation.config} is missing")
-    path = cgroup.name
+        raise ImageError(f"{sleeper.generation.config} is missing")
+    path = sleeper.cgroup.name
     elsewhere = (preparation.CGROUP, preparation.CGROUP_IN_UNIT)
-    follows_unit = not any(preparation.first(plan, key) for key in elsewhere)
+    follows_unit = not any(preparation.first(sleeper.plan, key) for key in elsewhere)
     has_moved = follows_unit and f'"cgroupsPath":"{path}"'.encode() not in saved
     if has_moved:
         saved = _moved(saved, path)
-    payload.lay_bundle(container, saved, plan)
+    payload.lay_bundle(sleeper.container, saved, sleeper.plan)
     return has_moved
 
 

@@ -14,6 +14,7 @@ BUNDLE = "/srv/nethook"
 BRIDGE = "nh0"
 NETNS = f"torpor-{ID}"
 LOOK = "ip -o link | cut -d' ' -f2; ip netns list; nft list tables; ls /run/torpor/.networks"
+WARNINGS = "journalctl --sync; journalctl -t torpor -o cat | grep 'cannot be removed' || true"
 LOOP = ["/bin/sh", "-c", "while :; do sleep 0.1; done"]
 # A file as standard output could not be dumped.
 RUN = """
@@ -132,9 +133,17 @@ def test_the_hosts_network_is_not_touched(bundle: Bundle) -> None:
 
 
 def test_podman_runs_it(machine: Machine) -> None:
+    make_busybox(machine)
     before = look(machine)
     annotation = f"io.torpor.network={{bridge: {BRIDGE}, subnet: 10.84.0.0/24, address: 10.84.0.7}}"
-    options = ("--network=none", f"--annotation={annotation}", f"--name={ID}", "--detach")
+    # The test machine has no pids controller.
+    options = (
+        "--network=none",
+        "--pids-limit=0",
+        f"--annotation={annotation}",
+        f"--name={ID}",
+        "--detach",
+    )
     call = 'systemd-run --quiet --scope --collect "$@" </dev/null >/run/podman.log 2>&1'
     command = ("podman", "run", *options, "--rootfs", BUSYBOX, *LOOP)
     try:
@@ -144,3 +153,4 @@ def test_podman_runs_it(machine: Machine) -> None:
     finally:
         machine.run("podman", "rm", "--force", "--time=0", ID, check=False)
     assert look(machine) == before
+    assert machine.run("sh", "-c", WARNINGS).stdout == ""  # poststop hooks have no PATH

@@ -11,6 +11,7 @@ from machine import Machine
 README = Path(__file__).parents[2] / "README.md"
 TOUR = "Your first container"
 IMAGES = "A slice, limits and an image"
+NETWORK = "A network of its own"
 SYSTEMD = "systemd in the container"
 
 
@@ -56,6 +57,21 @@ def test_the_tour_of_images_runs_as_it_stands(machine: Machine) -> None:
     finally:
         cache.remove()
         machine.run("rm", "-rf", "/srv/hello", "/var/lib/torpor/.volumes/cache-data")
+
+
+def test_the_tour_of_networks_runs_as_it_stands(machine: Machine) -> None:
+    make_busybox(machine, "/srv/hello")
+    site = Container(machine, "site")
+    try:
+        done = machine.run("bash", "-euxc", commands(NETWORK))
+        assert done.stdout.count("from the container\n") == 2
+        assert len(set(re.findall(r"10\.83\.0\.[0-9]+/24", done.stdout))) == 1
+        assert site.property("StatusText").startswith("restored"), site.journal()
+        machine.run("torpor", "stop", "--fresh", "site")
+        assert "torpor0" not in machine.run("ip", "-br", "link").stdout
+    finally:
+        site.remove()
+        machine.run("rm", "-rf", "/srv/hello")
 
 
 def test_the_tour_of_systemd_runs_as_it_stands(machine: Machine) -> None:
