@@ -113,11 +113,11 @@ def collect(
             break
         chunks.append(chunk)
         left -= len(chunk)
-    os.close(reader)
     wait_s = max(0.0, deadline - time.monotonic()) if left > 0 else 0.0
     if child.wait(wait_s) is None:
         kill_tree(child.pid)
         child.wait()
+    os.close(reader)  # only now: closed earlier, it would end who still writes in another way
     return child.status or 0, b"".join(chunks).decode("utf-8", "replace")
 
 
