@@ -8,7 +8,7 @@ nothing is imported that takes long.
 
 import os
 
-from torpor import annotations, journal, netns, oci_state
+from torpor import annotations, journal, oci_state
 from torpor.container import valid_name
 from torpor.errors import TorporError
 from torpor.oci_state import OciState
@@ -50,7 +50,7 @@ def _disconnect(told: OciState) -> None:
 
 
 def _connect(told: OciState) -> None:
-    from torpor import addressing, connecting
+    from torpor import addressing, connecting, netns
     from torpor.lease import Foreign, Table
 
     if _netns(told.pid) == _netns(os.getpid()):

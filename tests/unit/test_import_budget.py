@@ -47,7 +47,7 @@ def loaded(library: Path, first: str, stdin: str = "", **env: str) -> set[str]:
     return set(done.stdout.split())
 
 
-@pytest.mark.parametrize("hook", ["create_runtime", "poststop", "cgroup"])
+@pytest.mark.parametrize("hook", ["create_runtime", "poststop", "cgroup", "network"])
 def test_a_hook_imports_nothing_heavy(library: Path, hook: str) -> None:
     assert not loaded(library, f"import torpor.hooks.{hook}") & HOOK
 
@@ -76,6 +76,19 @@ def test_the_cgroup_hook_imports_nothing_heavy_to_see_that_a_container_is_in_its
     for told in (state, state[:-1] + ', "annotations": {"io.torpor.slice": "-.slice"}}'):
         modules = loaded(library, RUN.format(hook="cgroup"), told)
         assert "0" in modules and not modules & HOOK
+
+
+@pytest.mark.parametrize("status", ["creating", "stopped"])
+def test_the_network_hook_imports_nothing_heavy_for_who_does_not_ask_for_one(
+    library: Path, status: str
+) -> None:
+    modules = loaded(library, RUN.format(hook="network"), STATE.replace("STATUS", status))
+    assert "0" in modules and not modules & HOOK
+
+
+def test_what_keeps_and_removes_a_network_does_not_load_what_makes_it(library: Path) -> None:
+    keeps = "import torpor.networking, torpor.bridge, torpor.firewall"
+    assert not loaded(library, keeps) & HEAVY
 
 
 @pytest.mark.parametrize("command", ["start", "stop", "settle"])
