@@ -112,8 +112,8 @@ class Question:
 
     def still_holds(self) -> bool:
         """Whether CRIU is alive: while it is, the tasks it holds have not run."""
-        state = read_small(f"/proc/{self.criu}/stat").rpartition(") ")[2][:1]
-        return state not in ("", "Z", "X")
+        name, _, rest = read_small(f"/proc/{self.criu}/stat").rpartition(") ")
+        return name.endswith(" (criu") and rest[:1] not in ("Z", "X")
 
 
 class Channel:
