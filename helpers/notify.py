@@ -58,9 +58,37 @@ def status(text: str) -> None:
     notify(f"STATUS={text}")
 
 
-def take_long(text: str) -> None:
-    """Ask for an hour: umoci, cp and chcon may have much to do on a slow disk, and tell nothing."""
-    extend(3600, text)
+class Busy:
+    """Puts the unit's timeout off while in this context: umoci, cp and chcon tell no progress.
+
+    A little at a time, so that it is soon over when this process is killed.
+    """
+
+    _EVERY_S = 5.0
+    _AHEAD_S = 15
+
+    def __init__(self, text: str, *, needed: bool = True) -> None:
+        self._text = text
+        self._needed = needed
+
+    def __enter__(self) -> None:
+        if not self._needed:
+            return
+        import threading  # takes longer than most that is not long
+
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._extend, daemon=True)
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        if self._needed:
+            self._done.set()
+            self._thread.join()
+
+    def _extend(self) -> None:
+        extend(self._AHEAD_S, self._text)
+        while not self._done.wait(self._EVERY_S):
+            extend(self._AHEAD_S, self._text)
 
 
 def extend(seconds: int, text: str) -> None:

@@ -14,6 +14,7 @@ from torpor.last_rendering import Inputs
 TYPE_CHECKING = False  # neither typing nor what renders is imported when nothing changed
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
 
     from torpor.definition import Definition
     from torpor.facts import Facts, Storage
@@ -24,19 +25,19 @@ if TYPE_CHECKING:
 
 
 def current(
-    container: Container, unit_payload: str, may_take_long: "Callable[[], None]"
+    container: Container, unit_payload: str, busy: "AbstractContextManager[None]"
 ) -> tuple[Inputs, list[str]]:
     """For a start: the inputs as they are now, rendered anew if they changed, and warnings.
 
-    unit_payload is the container's cgroup where it has one in its unit's. may_take_long is called
-    before a rendering, which may unpack an image. The rootfs of a rendered container is mounted.
+    unit_payload is the container's cgroup where it has one in its unit's. A rendering, which may
+    unpack an image, is done within busy. The rootfs of a rendered container is mounted.
     """
     known = last_rendering.load(container)
     if known is not None and last_rendering.still_hold(container, known, unit_payload):
         _require_rootfs(known.rootfs)
         return known, []
-    may_take_long()
-    return _render(container, unit_payload)
+    with busy:
+        return _render(container, unit_payload)
 
 
 def _require_rootfs(path: str) -> None:

@@ -59,7 +59,8 @@ def main() -> None:
 def _start(container: Container) -> None:
     unit_cgroup = own_unit()
     warn(container.name, payload.clear(container, payload.cgroup_of(container, unit_cgroup)))
-    inputs, warnings = rendering.current(container, payload_of(unit_cgroup).name, _await_rendering)
+    busy = notify.Busy("rendering its configuration")
+    inputs, warnings = rendering.current(container, payload_of(unit_cgroup).name, busy)
     warn(container.name, warnings)
     current = _read_state(container)
     reason: str | None
@@ -71,10 +72,6 @@ def _start(container: Container) -> None:
         reason = wake(container, unit_cgroup, inputs, current)
     if reason is not None:
         _start_fresh(container, unit_cgroup, inputs, reason)
-
-
-def _await_rendering() -> None:
-    notify.take_long("rendering its configuration")
 
 
 def _read_state(container: Container) -> state.State:
@@ -93,11 +90,10 @@ def _read_state(container: Container) -> state.State:
 
 def _start_fresh(container: Container, unit_cgroup: str, inputs: Inputs, reason: str) -> None:
     plan = preparation.read(container.planned_path)
-    if preparation.takes_long(plan):
-        notify.take_long("preparing its files")
     warn(container.name, networking.leave(container))  # that of a sleeper which is not woken
     with networking.begin(container, plan) as network:
-        warn(container.name, preparation.prepare(container, plan))
+        with notify.Busy("preparing its files", needed=preparation.takes_long(plan)):
+            warn(container.name, preparation.prepare(container, plan))
         _begin(container, payload.planned_cgroup(plan, unit_cgroup), plan, inputs, network, reason)
     images.forget_older(container, inputs.keep - 1)
 

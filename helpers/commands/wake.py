@@ -153,9 +153,8 @@ def _prepare(container: Container, plan: Plan) -> None:
     """Its failure says nothing about the images: whoever mends it finds the container asleep."""
     # A rendering may have mounted the root by another plan, as with other subordinate ids.
     warn(container.name, preparation.undo(container))
-    if preparation.takes_long(plan):
-        notify.take_long("preparing its files")
-    warn(container.name, preparation.prepare(container, plan))
+    with notify.Busy("preparing its files", needed=preparation.takes_long(plan)):
+        warn(container.name, preparation.prepare(container, plan))
 
 
 def _cut_off(container: Container, cgroup: Cgroup, error: RestoreCutOffError) -> state.State:
