@@ -111,10 +111,7 @@ class Saved:
             _write(f"{directory}/{file}", " ".join(one for one in line.split() if one[1:] in known))
 
     def limit(self, top: Cgroup) -> list[str]:
-        """Limit as it was; warnings of what cannot be.
-
-        Not before all is restored: CRIU needs more memory than what it restores.
-        """
+        """Limit as it was; warnings of what cannot be."""
         warnings = []
         for relative, file, line in self._limits:
             path = f"{top.path}/{relative}/{file}"

@@ -168,7 +168,7 @@ def _unit_lines(one: Wanted) -> list[str]:
 
 def _service_lines(one: Wanted) -> list[str]:
     where = [f"Slice={one.slice}"] if one.slice else []
-    return where + resources.unit_lines(one.resources)
+    return where + resources.unit_lines(resources.of_unit(one.resources))
 
 
 def _expressible(paths: tuple[str, ...]) -> list[str]:

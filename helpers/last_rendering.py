@@ -68,6 +68,11 @@ class Inputs:
         return int(self.text("stop-signal"))
 
     @property
+    def limits(self) -> list[tuple[str, str]]:
+        """What limits holds for the container's own processes: directives and values."""
+        return [(one[0], one[2]) for one in (text.partition("=") for text in self.texts("limit"))]
+
+    @property
     def is_machine(self) -> bool:
         """Whether systemd-machined is to know it."""
         return self.text("register") == "yes"

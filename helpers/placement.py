@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
-from torpor import hierarchy, preparation, values
+from torpor import hierarchy, preparation, resources, values
 from torpor.cgroup import PAYLOAD, SUPERVISOR
+from torpor.resources import Resources
 from torpor.values import WrongError
 from torpor.yaml_tree import Node, shown
 
@@ -40,6 +41,11 @@ def parse(node: Node) -> Placement:
         hint = "Write unit, systemd, none or cgroupfs:/PARENT."
         raise WrongError(f"'{shown(words)}' is no place for a cgroup", hint, node.line)
     return Placement(how)
+
+
+def limits(wanted: Placement, asked: Resources) -> tuple[tuple[str, str], ...]:
+    """What holds for the container's processes alone; a cgroup of systemd's is not ours."""
+    return () if wanted.how == SYSTEMD else resources.of_payload(asked)
 
 
 def expected(slice_name: str | None, unit: str) -> str:

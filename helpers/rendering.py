@@ -145,7 +145,7 @@ def _not_yet_known(made: _Made) -> list[str]:
     definition = made.definition
     if dropin.is_known(dropin.wanted(definition)):
         return []
-    what = "slice, resources and order count from the next start after: systemctl daemon-reload"
+    what = "slice, weights and order count from the next start after: systemctl daemon-reload"
     return [f"{definition.path}: systemd has not read it since it changed: its {what}"]
 
 
@@ -227,6 +227,7 @@ def _rendering(
     rendered = spec.Rendered(
         config, (*place.plan, *rendered.plan), rendered.warnings, rendered.precreate
     )
+    limits = placement.limits(definition.cgroups, definition.resources)
     places = _places(definition, config, [*rendered.plan], found)
     pairs = [
         ("torpor", torpor.__version__),
@@ -236,6 +237,7 @@ def _rendering(
         ("rootfs", where.lower),
         *([("image", where.image.digest if where.image else "")] if definition.image else []),
         *_policy(definition),
+        *(("limit", f"{name}={word}") for name, word in limits),
         *known,
         *(("also", path) for path in [*stamps][1:]),
         *(("file", stamp) for stamp in stamps.values()),

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
 
-from torpor import values
+from torpor import limits, values
 from torpor.values import WrongError
 from torpor.yaml_tree import Node, shown
 
@@ -70,6 +70,16 @@ def parse_resources(node: Node) -> Resources:
 def unit_lines(resources: Resources) -> list[str]:
     """The lines of a unit's [Service] section."""
     return [f"{name}={_escaped(word)}" for name, word in resources.directives]
+
+
+def of_unit(resources: Resources) -> Resources:
+    """What holds for the whole unit: all but limits, under which it could not be put to sleep."""
+    return Resources(tuple(one for one in resources.directives if one[0] not in limits.NAMES))
+
+
+def of_payload(resources: Resources) -> tuple[tuple[str, str], ...]:
+    """The directives that hold for the container's processes alone, see limits."""
+    return tuple(one for one in resources.directives if one[0] in limits.HELD)
 
 
 def bus_properties(resources: Resources) -> list[Property]:
@@ -189,16 +199,10 @@ def _suffixed(word: str) -> str:
 
 def _percentage(word: str, most_permyriad: int) -> str:
     match = _PERCENT.fullmatch(word)
-    if not match or not 0 < _permyriad(word) <= most_permyriad:
+    if not match or not 0 < limits.permyriad(word) <= most_permyriad:
         most = f"0.01% to {most_permyriad // 100}%"
         raise WrongError(f"'{shown(word)}' is not a percentage", f"Write {most}.")
     return word
-
-
-def _permyriad(word: str) -> int:
-    """A hundredth of a percent is one."""
-    whole, _, decimals = word.removesuffix("%").partition(".")
-    return int(whole) * 100 + int(decimals.ljust(2, "0"))
 
 
 def _quota(node: Node) -> tuple[str, ...]:
@@ -309,7 +313,7 @@ def _number_to_bus(name: str, found: list[str]) -> Property:
     """A number, a size in bytes, infinity, or a percentage of what systemd knows."""
     word = found[-1]
     if word.endswith("%"):
-        scale = (_permyriad(word) * _UINT32_MAX + _PERMYRIAD // 2) // _PERMYRIAD
+        scale = (limits.permyriad(word) * _UINT32_MAX + _PERMYRIAD // 2) // _PERMYRIAD
         return f"{name}Scale", "u", scale
     return name, "t", _amount(word, 1024)
 
@@ -317,14 +321,12 @@ def _number_to_bus(name: str, found: list[str]) -> Property:
 def _amount(word: str, base: int) -> int:
     if word in (INFINITY, IDLE):
         return _UNLIMITED if word == INFINITY else 0
-    digits = word.rstrip("KMGTPE")
-    power = " KMGTPE".index(word[len(digits) :]) if word != digits else 0
-    return int(digits) * int(base**power)
+    return limits.number(word, base)
 
 
 def _quota_to_bus(name: str, found: list[str]) -> Property:
     """In microseconds of CPU time for each second."""
-    return _BUS_NAMES[name], "t", _permyriad(found[-1]) * 100
+    return _BUS_NAMES[name], "t", limits.permyriad(found[-1]) * 100
 
 
 def _set_to_bus(name: str, found: list[str]) -> Property:

@@ -4,7 +4,17 @@ import argparse
 import signal
 import time
 
-from torpor import checkpoint, images, last_rendering, payload, preparation, rendering, runc, state
+from torpor import (
+    checkpoint,
+    images,
+    last_rendering,
+    limits,
+    payload,
+    preparation,
+    rendering,
+    runc,
+    state,
+)
 from torpor.checkpoint import Dump
 from torpor.container import Container
 from torpor.errors import ContainerLostError, TorporError
@@ -56,9 +66,11 @@ def _dry_run(container: Container) -> None:
         signal.signal(number, signal.SIG_IGN)
     state.write(container, dumping)
     began_s = time.monotonic()
+    lifted: list[tuple[str, str]] = []
     try:
         generation.make()
         checkpoint.freeze(cgroup, preparation.read(container.plan_path))
+        lifted = limits.lift(cgroup)
         Dump(container, generation, cgroup, lambda: None).run(lambda: None, leave_running=True)
         size = generation.size_bytes()
     except ContainerLostError as error:
@@ -71,6 +83,7 @@ def _dry_run(container: Container) -> None:
             if state.read(container).name == state.DUMPING:
                 state.write(container, dumping.become(state.RUNNING, current.reason))
         finally:
+            warn(container.name, limits.put_back(cgroup, lifted))
             cgroup.thaw()
     took = time.monotonic() - began_s
     print(f"{container.name}: would sleep: {mebibytes(size)}, dumped in {took:.2f} s; it goes on")

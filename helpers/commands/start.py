@@ -12,6 +12,7 @@ from torpor import (
     hierarchy,
     images,
     last_rendering,
+    limits,
     networking,
     notify,
     payload,
@@ -202,6 +203,7 @@ def _created(
         furnishing.for_systemd(pid, inputs.owner)
     network.attach(pid)
     network.finish()
+    warn(container.name, limits.settle(cgroup, inputs.limits))
     return pid
 
 

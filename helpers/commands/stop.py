@@ -13,6 +13,7 @@ from torpor import (
     fault,
     images,
     jobs,
+    limits,
     networking,
     notify,
     payload,
@@ -67,6 +68,7 @@ class _Stop:
         self._unit_cgroup = own_unit()
         self._cgroup = payload.cgroup_of(container, self._unit_cgroup)
         self._placeholder: Placeholder | None = None
+        self._lifted: list[tuple[str, str]] = []  # limits
         self._began_s = time.monotonic()
 
     def run(self) -> None:
@@ -165,6 +167,7 @@ class _Stop:
             frozen_at_s = time.monotonic()
             checkpoint.freeze(cgroup, plan)
             fault.point("frozen")
+            self._lifted = limits.lift(cgroup)
             # Not before the freeze: an exit of its own would be lost.
             self._stand_in()
             notify.status("checkpointing")
@@ -239,6 +242,7 @@ class _Stop:
             notify.main_pid(self._pid).wait()
             self._placeholder.end()
             self._placeholder = None
+        warn(self._container.name, limits.put_back(self._cgroup, self._lifted))
         self._cgroup.thaw()
         images.remove(generation.path)
 

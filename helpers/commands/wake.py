@@ -15,6 +15,7 @@ from torpor import (
     fault,
     images,
     last_rendering,
+    limits,
     networking,
     notify,
     payload,
@@ -241,7 +242,8 @@ def _restore(
     pid = restore.run(pump.start(container), consume)
     fault.point("restored")
     network.release()
-    warn(container.name, cgroups.limit(cgroup))
+    # Not before all is restored: CRIU is in that cgroup, and needs more than what it restores.
+    warn(container.name, cgroups.limit(cgroup) + limits.settle(cgroup, inputs.limits))
     took = f"{size}, in {time.monotonic() - began_s:.2f} s"
     text = f"restored generation {number}, {took}"
     warn(container.name, payload.make_known(container, pid, inputs))

@@ -28,7 +28,7 @@ def said(**keys: object) -> list[str]:
 
 
 def test_a_drop_in_says_where_it_comes_from_and_all_that_is_wanted() -> None:
-    limits = Resources((("MemoryMax", "1G"), ("TasksMax", "50%")))
+    limits = Resources((("CPUWeight", "50"), ("MemoryMax", "1G"), ("MemoryLow", "5%")))
     text = dropin.text(
         Wanted(
             name="web",
@@ -54,8 +54,8 @@ def test_a_drop_in_says_where_it_comes_from_and_all_that_is_wanted() -> None:
         "\n"
         "[Service]\n"
         "Slice=torpor-a.slice\n"
-        "MemoryMax=1G\n"
-        "TasksMax=50%\n"
+        "CPUWeight=50\n"
+        "MemoryLow=5%\n"
     )
 
 
@@ -162,12 +162,12 @@ def test_wrong_ones_are_named_and_the_others_get_theirs(
     assert "Traceback" not in errors
 
 
-def test_a_wrong_line_elsewhere_lifts_no_limit(definitions: Definitions) -> None:
-    limits = "slice: torpor-a.slice\nresources: {memory-max: 1G}\n"
+def test_a_wrong_line_elsewhere_moves_nobody(definitions: Definitions) -> None:
+    limits = "slice: torpor-a.slice\nresources: {memory-max: 1G, cpu-weight: 50}\n"
     definitions.write("web.yaml", GOOD + limits + "hostnam: x\n")
     assert definitions.generate() == 1
     lines = (definitions.units / PLACE).read_text().splitlines()
-    assert lines[-3:] == ["[Service]", "Slice=torpor-a.slice", "MemoryMax=1G"]
+    assert lines[-3:] == ["[Service]", "Slice=torpor-a.slice", "CPUWeight=50"]
 
 
 def test_a_wrong_limit_leaves_the_slice_and_a_wrong_slice_the_limits() -> None:
