@@ -5,12 +5,14 @@ VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' helpers/__init__.py)
 DEB = dist/torpor_$(VERSION)_all.deb
 WHEEL = dist/torpor-$(VERSION)-py3-none-any.whl
 
+MACHINES = 2# at once
+
 HOST_PACKAGES = tests/machine/host-packages
 DEB_PACKAGES = dpkg-dev debhelper dh-python pybuild-plugin-pyproject python3-all python3-setuptools \
 	python3-wheel go-md2man lintian
 WHEEL_PACKAGES = python3-build python3-setuptools python3-wheel
 LINT_PACKAGES = python3-venv
-TEST_PACKAGES = python3-pytest
+TEST_PACKAGES = python3-pytest python3-pytest-xdist
 UNIT_PACKAGES = $(TEST_PACKAGES) python3-pyroute2 python3-pystemd python3-prctl python3-yaml python3-xxhash \
 	python3-hypothesis
 
@@ -37,7 +39,8 @@ export PYTHONDONTWRITEBYTECODE = 1
 export PATH := /usr/sbin:/usr/bin:/sbin:/bin:$(PATH)
 
 .DEFAULT_GOAL = help
-.PHONY: help deb wheel machine shell demo test test-unit fuzz test-machine test-vm bench-network lint clean
+.PHONY: help deb wheel machine shell demo test test-unit fuzz test-machine test-vm test-kills \
+	bench-network lint clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -74,7 +77,9 @@ shell: $(DEB) ## boot a test machine and give a root shell in it
 demo: $(DEB) ## a container that sleeps and wakes, in a test machine
 	$(PYTHON) tests/machine/demo.py
 
-test: test-unit test-machine test-vm ## all tests
+test: test-unit $(DEB) ## all tests
+	@# The VM takes one processor; machines mostly wait.
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-machine test-vm
 
 test-unit: ## tests that need neither root nor systemd
 	@$(HOST_PACKAGES) $(UNIT_PACKAGES)
@@ -86,11 +91,15 @@ fuzz: ## every reader with many more hostile inputs: SCALE=20 times as many as i
 
 test-machine: $(DEB) ## tests inside a booted systemd; needs root
 	@$(HOST_PACKAGES) $(TEST_PACKAGES)
-	$(PYTHON) -m pytest tests/machine
+	$(PYTHON) -m pytest --numprocesses=$(MACHINES) --dist=loadfile tests/machine
 
-test-vm: $(DEB) ## tests with a kernel of their own, in an emulated machine; needs root
-	@$(HOST_PACKAGES) $(TEST_PACKAGES)
+test-vm: $(DEB) ## tests with a kernel of their own, in an emulated machine: CUTS=2 power cuts
+	@$(HOST_PACKAGES) $(UNIT_PACKAGES)
 	$(PYTHON) -m pytest tests/vm
+
+test-kills: $(DEB) ## KILLS=3000 random kills, SEED= to choose as before
+	@$(HOST_PACKAGES) $(TEST_PACKAGES)
+	KILLS=$(or $(KILLS),3000) $(PYTHON) -m pytest -s tests/machine/test_random_kills.py
 
 bench-network: $(DEB) ## what a network adds to a start, a sleep and a wake; needs root
 	$(PYTHON) tests/bench/network.py $(ROUNDS)

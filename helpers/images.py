@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import xxhash
 
-from torpor import mounts, record
+from torpor import fault, mounts, record
 from torpor.container import Container
 from torpor.errors import ImageError, RecordError
 
@@ -84,6 +84,7 @@ class Generation:
         record.make_directory(self.path.rpartition("/")[0])
         for directory in (self.path, self.images, self.work):
             os.mkdir(directory, 0o700)
+            fault.after(directory)
 
     def size_bytes(self) -> int:
         """What the images take so far."""
@@ -328,6 +329,7 @@ def remove(path: str) -> None:
             for name in files + links:
                 os.unlink(f"{directory}/{name}")
             os.rmdir(directory)
+            fault.amid(path)
         except OSError:
             pass
 
@@ -344,11 +346,13 @@ def set_aside(container: Container, number: int) -> str:
     target = container.aside_dir(number)
     parent = target.rpartition("/")[0]
     record.make_directory(parent)
+    fault.before(parent)
     try:
         os.rename(container.generation_dir(number), target)
     except FileNotFoundError:
         return ""
     record.sync_directory(parent)
+    fault.after(parent)
     for name in os.listdir(parent):
         if name != str(number):
             remove(f"{parent}/{name}")

@@ -58,6 +58,7 @@ def clear(container: Container, cgroup: Cgroup) -> list[str]:
     if os.path.exists(container.runc_dir):
         runc.delete(container)
     cgroup.remove()
+    record.sweep(container.state_dir)
     mounts.sweep_criu()
     mounts.detach_below(container.generations_dir)  # CRIU mounts cgroups where it works
     warnings = preparation.undo(container) if os.path.exists(container.run_dir) else []

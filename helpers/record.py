@@ -7,9 +7,11 @@ would take as long as starting Python itself. A first line names the format's ve
 import errno
 import os
 
+from torpor import fault
 from torpor.errors import RecordError
 
 _MAX_BYTES = 16 << 20
+_UNFINISHED = ".new"  # after the name of a file that is being written
 
 
 def read_bytes(path: str, max_bytes: int = _MAX_BYTES) -> bytes | None:
@@ -74,15 +76,26 @@ def sync_directory(path: str) -> None:
         os.close(fd)
 
 
-def write_durably(path: str, content: bytes) -> None:
-    """Replace a file so that a power cut leaves the old content or the new, never less."""
-    replace(path, content, sync=True)
+def write_durably(path: str, content: bytes, step: str = "") -> None:
+    """Replace a file so that a power cut leaves the old content or the new, never less.
+
+    step is what fault calls it, where the file's name does not say enough.
+    """
+    fault.before(step or path)
+    _replace(path, content, step or path, sync=True)
     sync_directory(path.rpartition("/")[0])
+    fault.after(step or path)
 
 
-def replace(path: str, content: bytes, *, sync: bool = False) -> None:
-    """Replace a file so that a reader sees the old content or the new; for /run, or with sync."""
-    temporary = f"{path}.new"
+def replace(path: str, content: bytes) -> None:
+    """Replace a file so that a reader sees the old content or the new: for what this boot needs."""
+    fault.before(path)
+    _replace(path, content, path, sync=False)
+    fault.after(path)
+
+
+def _replace(path: str, content: bytes, step: str, *, sync: bool) -> None:
+    temporary = f"{path}{_UNFINISHED}"
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
     fd = os.open(temporary, flags, 0o600)
     try:
@@ -93,7 +106,19 @@ def replace(path: str, content: bytes, *, sync: bool = False) -> None:
             os.fsync(fd)
     finally:
         os.close(fd)
+    fault.amid(step)
     os.rename(temporary, path)
+
+
+def sweep(directory: str) -> None:
+    """Remove what a writer that was killed has left in a directory: nobody may be writing there."""
+    try:
+        names = os.listdir(directory)
+    except FileNotFoundError:
+        return
+    for name in names:
+        if name.endswith(_UNFINISHED):
+            os.unlink(f"{directory}/{name}")
 
 
 def make_directory(path: str, mode: int = 0o700) -> None:
@@ -109,8 +134,10 @@ def make_directory(path: str, mode: int = 0o700) -> None:
 
 def remove_durably(path: str) -> None:
     """Remove a record, if there is one, so that it does not come back after a power cut."""
+    fault.before(path)
     try:
         os.unlink(path)
     except FileNotFoundError:
         return
     sync_directory(path.rpartition("/")[0])
+    fault.after(path)

@@ -142,7 +142,8 @@ def write(container: Container, state: State) -> None:
         ("rootfs", state.rootfs),
         ("frozen", f"{state.frozen_s:.6f}"),
     ]
-    record.write_durably(container.state_path, record.serialize("state", pairs))
+    step = f"state-{state.name}"
+    record.write_durably(container.state_path, record.serialize("state", pairs), step)
 
 
 # What the next start does.

@@ -1,11 +1,11 @@
-"""Twenty at once, three times; and nothing is left in the machine."""
+"""Fifty at once, three times; and nothing is left in the machine."""
 
 import time
 
 from containers import BUSYBOX, COUNTER, Container, gaps, make_busybox
 from machine import Machine
 
-MANY = 20
+MANY = 50
 # What torpor could leave behind. The journal, and what tests themselves add, is not of interest.
 LOOK = r"""
 ps -eo comm= | grep -E '^(criu|runc|cat|tar|start|stop|settle)' || true
@@ -24,7 +24,7 @@ def look(machine: Machine) -> list[str]:
     return machine.run("sh", "-c", LOOK).stdout.splitlines()
 
 
-def test_twenty_sleep_and_wake_at_once_three_times_and_leave_nothing(machine: Machine) -> None:
+def test_fifty_sleep_and_wake_at_once_three_times_and_leave_nothing(machine: Machine) -> None:
     make_busybox(machine)
     before = look(machine)
     containers = [Container(machine, f"many{number}") for number in range(MANY)]

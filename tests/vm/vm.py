@@ -35,6 +35,10 @@ HERE = Path(__file__).resolve().parent
 # that is not there any more. CRIU's breakpoints have it patch its scheduler at each wake.
 CPUS = 1
 MEMORY = "2G"
+DATA_BYTES = 192 << 20
+# Nothing is left for the kernel to initialize in the background.
+COMPLETE = "lazy_itable_init=0,lazy_journal_init=0"
+EACH_WRITE = "log-super-update-interval=1"
 BOOT_TIMEOUT_S = 300.0
 SHUTDOWN_TIMEOUT_S = 300.0
 # How much longer than on the host's own processor a command may take.
@@ -130,12 +134,31 @@ class Vm(Machine):
             disk, overlay = base / "disk", self.directory / "overlay"
             create = ("qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", disk, overlay)
             image.logged(self.directory / "install.log", *create)
+            self._make_data_disk()
             self.boot()
             self._install_package()
         except BaseException:
             self.close()
             raise
         return self
+
+    @property
+    def data_before(self) -> Path:
+        """The second disk as it was at first: an empty file system, labelled "data"."""
+        return self.directory / "data.before"
+
+    @property
+    def data_log(self) -> Path:
+        """All that was written to the second disk since qemu was started last, see write_log."""
+        return self.directory / "data.log"
+
+    def _make_data_disk(self) -> None:
+        log, data = self.directory / "install.log", self.directory / "data"
+        with self.data_before.open("wb") as file:
+            file.truncate(DATA_BYTES)
+        image.logged(log, *("mkfs.ext4", "-q", "-L", "data", "-E", COMPLETE), self.data_before)
+        image.logged(log, "cp", "--sparse=always", self.data_before, data)
+        self.data_log.touch()
 
     def _claim(self, base: Path) -> None:
         """Make and lock the directory, and start the keeper that will remove it."""
@@ -162,7 +185,13 @@ class Vm(Machine):
             *("-kernel", f"{base}/kernel", "-initrd", f"{base}/initramfs"),
             *("-append", kernel_options),
             # What the machine did not flush is lost with qemu, as in a disk's own cache.
-            *("-drive", "file=overlay,if=virtio,format=qcow2,cache=writeback"),
+            *("-drive", "file=overlay,if=none,id=system,format=qcow2,cache=writeback"),
+            *("-device", "virtio-blk-pci,drive=system"),
+            # The second disk, each write to which is kept.
+            *("-blockdev", "driver=file,node-name=data,filename=data"),
+            *("-blockdev", "driver=file,node-name=log,filename=data.log"),
+            *("-blockdev", f"driver=blklogwrites,node-name=logged,file=data,log=log,{EACH_WRITE}"),
+            *("-device", "virtio-blk-pci,drive=logged"),
             *("-chardev", "file,id=console,path=console.log,append=on"),
             *("-serial", "chardev:console"),
             *("-chardev", "socket,id=agent,path=agent,server=on,wait=on"),

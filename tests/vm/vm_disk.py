@@ -21,6 +21,8 @@ _NOT_NEEDED = {"gcc", "libc6-dev", "python3-pytest", "crun", "podman", "systemd-
 PACKAGES = (
     *(package for package in image.PACKAGES if package not in _NOT_NEEDED),
     *("linux-image-cloud-amd64", "kmod", "udev"),
+    # a library that makes syncs do nothing
+    "libeatmydata1",
 )
 
 EXCLUDED = (

@@ -1,0 +1,79 @@
+"""Five containers over a real reboot: each goes on where it was, its clock and its timers too."""
+
+import re
+from collections.abc import Iterator
+
+import pytest
+
+import guest
+from containers import BUSYBOX, COUNTER, Container, make_busybox, without_gap
+
+from .vm import Vm
+
+# Its clock may stand still while it sleeps, and never goes back; rings 10 s after it was told to.
+CLOCK = """
+import signal, time
+signal.signal(signal.SIGALRM, lambda *_: print('rang', time.monotonic() - asked, flush=True))
+signal.signal(signal.SIGUSR1, lambda *_: (signal.alarm(10), print('will ring', flush=True)))
+asked = last = time.monotonic()
+while True:
+    now = time.monotonic()
+    if now < last:
+        print('went back', last - now, flush=True)
+    last = now
+    time.sleep(0.2)
+    print('tick', flush=True)
+"""
+UNTIL = 'until journalctl -u "$1" -o cat | grep -q "$2"; do sleep 0.5; done'
+COUNTERS: list[dict[str, object]] = [
+    {},
+    {"user": "1000:1000"},
+    {"resources": {"memory-max": "64M", "tasks-max": 20, "cpu-quota": "50%"}},
+    {"network": {"bridge": "vb0", "subnet": "10.80.0.0/24"}},
+]
+
+
+@pytest.fixture
+def five(vm: Vm) -> Iterator[list[Container]]:
+    make_busybox(vm)
+    made = [
+        Container(vm, f"reboot{number}").define(
+            rootfs=BUSYBOX, command=["/bin/sh", "-c", COUNTER], **keys
+        )
+        for number, keys in enumerate(COUNTERS)
+    ]
+    made.append(
+        Container(vm, "clock").define(image=guest.PLACE, command=["/usr/bin/python3", "-c", CLOCK])
+    )
+    vm.run("systemctl", "daemon-reload")
+    for container in made:
+        vm.run("systemctl", "enable", container.unit)
+        container.start()
+    yield made
+    for container in made:
+        container.remove()
+
+
+def test_five_containers_go_on_after_a_reboot(vm: Vm, five: list[Container]) -> None:
+    clock = five[-1]
+    until(clock, "tick")
+    vm.run("systemctl", "kill", "--kill-whom=main", "--signal=USR1", clock.unit)
+    until(clock, "will ring")
+    vm.reboot()
+    for container in five:
+        assert container.property("StatusText").startswith("restored"), container.journal()
+    until(clock, "^rang")
+    said = clock.journal()
+    assert "went back" not in said
+    assert len(re.findall("^rang", said, re.MULTILINE)) == 1
+    for container in five[:-1]:
+        numbers = container.numbers()
+        assert len(numbers) > 3
+        assert without_gap(numbers)
+    limited = five[2].property("ControlGroup")
+    assert vm.read(f"/sys/fs/cgroup{limited}/payload/pids.max").strip() == "20"
+
+
+def until(container: Container, words: str) -> None:
+    machine = container.machine
+    machine.run("timeout", "300", "sh", "-c", UNTIL, "sh", container.unit, words, timeout=100)
