@@ -10,6 +10,7 @@ from torpor import hierarchy, record
 from torpor.cgroup import Cgroup
 from torpor.errors import RecordError
 from torpor.process import read_small
+from torpor.umask import PUBLIC, Umask
 
 _FORM = "cgroups"
 _CGROUP = "cgroup"  # UID:GID PATH, relative to the container's own, which has none
@@ -89,7 +90,8 @@ class Saved:
         for relative, uid, gid in self._cgroups:
             directory = f"{top.path}/{relative}".rstrip("/")
             try:
-                os.mkdir(directory, 0o755)
+                with Umask(PUBLIC):
+                    os.mkdir(directory)
             except FileExistsError:
                 pass
             if uid or gid:

@@ -12,7 +12,7 @@ import re
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from torpor import process, record, strict_json, trust
+from torpor import process, record, strict_json, trust, umask
 from torpor.errors import RecordError, TorporError
 from torpor.json_shape import ShapeError, a_list, a_text, an_object
 from torpor.lease import Publish
@@ -297,7 +297,9 @@ def _run(
         file.seek(0)
         reader, writer = os.pipe()
         try:
-            child = process.spawn([path], stdin=stdin, stdout=writer, env=environment)
+            child = process.spawn(
+                [path], stdin=stdin, stdout=writer, env=environment, umask=umask.PUBLIC
+            )
         except OSError:
             os.close(reader)
             raise

@@ -2,7 +2,7 @@
 
 import os
 
-from torpor import atomic_directory, process, program
+from torpor import atomic_directory, process, program, umask
 from torpor.container import STATE_ROOT
 from torpor.errors import TorporError
 
@@ -49,7 +49,12 @@ def _unpack(layout: str, digest: str, size_bytes: int, new: str) -> None:
         with open(f"{one}/{name}", "x", encoding="ascii") as file:
             file.write(content)
     argv = ["umoci", "--log=error", "raw", "unpack", "--image", f"{one}:{_TAG}", f"{new}/rootfs"]
-    if reason := program.run(argv, timeout_s=_UNPACK_TIMEOUT_S):
+    reason = program.run(
+        argv,
+        timeout_s=_UNPACK_TIMEOUT_S,
+        umask=umask.PUBLIC,
+    )
+    if reason:
         raise TorporError(
             f"{layout}: cannot unpack image {digest}: umoci: {reason}",
             "is the layout complete, and room on the disk? copy the image again with skopeo",

@@ -5,6 +5,7 @@ import errno
 import os
 
 from torpor import regular_file
+from torpor.umask import PUBLIC, Umask
 
 _SYS_OPENAT2 = 437  # on every architecture that Debian ships: syscalls of 2019 and later agree
 _RESOLVE_NO_MAGICLINKS = 0x02  # linux/openat2.h
@@ -67,7 +68,8 @@ def make_directories(root: str, path: str) -> None:
     for name in path.strip("/").split("/"):
         parent = open_handle(root, made or "/")
         try:
-            os.mkdir(name, 0o755, dir_fd=parent)
+            with Umask(PUBLIC):
+                os.mkdir(name, dir_fd=parent)
         except FileExistsError:
             pass
         finally:
@@ -85,7 +87,8 @@ def make_file(root: str, path: str, content: bytes) -> None:
     parent = open_handle(root, directory)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
-        fd = os.open(name, flags, 0o644, dir_fd=parent)
+        with Umask(PUBLIC):
+            fd = os.open(name, flags, 0o666, dir_fd=parent)
     except FileExistsError:
         return
     finally:

@@ -2,7 +2,7 @@
 
 import os
 
-from torpor import process, program
+from torpor import process, program, umask
 from torpor.container import Container, valid_name
 from torpor.errors import TorporError
 
@@ -33,7 +33,8 @@ def attach(container: Container, pid: int) -> None:
 
 
 def _ip(*words: str) -> None:
-    if reason := program.run(["ip", "netns", *words], timeout_s=_TIMEOUT_S):
+    argv = ["ip", "netns", *words]  # which makes ROOT too, where it is missing
+    if reason := program.run(argv, timeout_s=_TIMEOUT_S, umask=umask.PUBLIC):
         raise TorporError(
             f"ip netns {' '.join(words)}: {reason}", "is the package iproute2 installed?"
         )

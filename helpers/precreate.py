@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from torpor import bundle, oci_config, process, strict_json
 from torpor.oci_config import Config
 from torpor.oci_hook import PRECREATE, Hook, HookError
+from torpor.umask import PUBLIC, Umask
 from torpor.yaml_tree import shown
 
 TIMEOUT_S = 10
@@ -123,14 +124,15 @@ def _spawn(hook: Hook, standard: tuple[int, int, int]) -> process.Child:
     """Start hook as the leader of a process group of its own."""
     argv = list(hook.args) or [hook.path]
     argv[0] = argv[0] or hook.path  # posix_spawn of Python takes no empty one
-    pid = os.posix_spawn(
-        hook.path,
-        argv,
-        dict(entry.split("=", 1) for entry in hook.env),
-        file_actions=[(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(standard)],
-        setpgroup=0,
-        setsigdef=[signal.SIGPIPE],  # which Python ignores
-    )
+    with Umask(PUBLIC):
+        pid = os.posix_spawn(
+            hook.path,
+            argv,
+            dict(entry.split("=", 1) for entry in hook.env),
+            file_actions=[(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(standard)],
+            setpgroup=0,
+            setsigdef=[signal.SIGPIPE],  # which Python ignores
+        )
     return process.Child(pid)
 
 

@@ -3,10 +3,13 @@
 Not with subprocess, which takes 15 ms to import.
 """
 
+import errno
 import os
 import select
 import signal
 import time
+
+from torpor.umask import Umask
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -61,8 +64,9 @@ def spawn(
     stdout: int | None = None,
     stderr: int | None = None,
     env: dict[str, str] | None = None,
+    umask: int | None = None,
 ) -> Child:
-    """Start a program found on PATH; descriptors not given are inherited, stdin is /dev/null."""
+    """Start a program found on PATH; what is not given is inherited, but for stdin: /dev/null."""
     actions: list[tuple[int, int, int] | tuple[int, int, str, int, int]] = []
     if stdin is None:
         actions.append((os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0))
@@ -72,16 +76,21 @@ def spawn(
         actions.append((os.POSIX_SPAWN_DUP2, stdout, 1))
     if stderr is not None:
         actions.append((os.POSIX_SPAWN_DUP2, stderr, 2))
-    environment = dict(os.environ)
-    environment.setdefault("PATH", PATH)
-    environment.update(env or {})
     # Python ignores SIGPIPE; a program that inherits this would not notice a closed pipe.
     # A hook may be run without any PATH, which posix_spawnp(3) would search.
-    program = argv[0] if "/" in argv[0] else find(argv[0]) or argv[0]
-    pid = os.posix_spawnp(
-        program, argv, environment, file_actions=actions, setsigdef=[signal.SIGPIPE]
-    )
+    program = argv[0] if "/" in argv[0] else find(argv[0])
+    if not program:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), argv[0])
+    with Umask(umask):
+        pid = os.posix_spawn(
+            program, argv, environment(env), file_actions=actions, setsigdef=[signal.SIGPIPE]
+        )
     return Child(pid)
+
+
+def environment(more: dict[str, str] | None) -> dict[str, str]:
+    """That of this process, with more; it always has a PATH."""
+    return {"PATH": PATH, **os.environ, **(more or {})}
 
 
 def output(argv: list[str], timeout_s: float = 10.0) -> tuple[int, str]:
@@ -129,9 +138,9 @@ def readable(fd: int, timeout_s: float) -> bool:
 
 
 def find(program: str) -> str:
-    """The path of a program, empty when it is not on PATH."""
+    """The path of a program, empty when it is not on PATH, whose relative parts do not count."""
     for directory in os.environ.get("PATH", PATH).split(":"):
-        if os.access(path := f"{directory}/{program}", os.X_OK):
+        if directory[:1] == "/" and os.access(path := f"{directory}/{program}", os.X_OK):
             return path
     return ""
 

@@ -7,7 +7,13 @@ from torpor import process
 _SHOWN_LENGTH = 400
 
 
-def run(argv: list[str], *, timeout_s: float, stdin: int | None = None) -> str:
+def run(
+    argv: list[str],
+    *,
+    timeout_s: float,
+    stdin: int | None = None,
+    umask: int | None = None,
+) -> str:
     """Run a program to its end: empty when it did what it was asked, else the reason it gave.
 
     Its standard output is dropped. It is killed when the time is over.
@@ -16,7 +22,12 @@ def run(argv: list[str], *, timeout_s: float, stdin: int | None = None) -> str:
     reader, writer = os.pipe()
     try:
         child = process.spawn(
-            argv, stdin=stdin, stdout=sink, stderr=writer, env={"LC_ALL": "C.UTF-8"}
+            argv,
+            stdin=stdin,
+            stdout=sink,
+            stderr=writer,
+            env={"LC_ALL": "C.UTF-8"},
+            umask=umask,
         )
     except OSError as error:
         os.close(reader)

@@ -12,6 +12,7 @@ from torpor.errors import RecordError
 
 _MAX_BYTES = 16 << 20
 _UNFINISHED = ".new"  # after the name of a file that is being written
+_PRIVATE = 0o700  # no umask takes from it
 
 
 def read_bytes(path: str, max_bytes: int = _MAX_BYTES) -> bytes | None:
@@ -122,14 +123,16 @@ def sweep(directory: str) -> None:
 
 
 def make_directory(path: str, mode: int = 0o700) -> None:
-    """Make a directory and the missing ones above it."""
+    """Make a directory and the missing ones above it, with exactly this mode."""
     try:
-        os.mkdir(path, mode)
+        os.mkdir(path, mode & _PRIVATE)
     except FileExistsError:
-        pass
+        return
     except FileNotFoundError:
         make_directory(path.rpartition("/")[0], mode)
-        os.mkdir(path, mode)
+        os.mkdir(path, mode & _PRIVATE)
+    if mode & ~_PRIVATE:
+        os.chmod(path, mode)
 
 
 def remove_durably(path: str) -> None:

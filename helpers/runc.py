@@ -1,8 +1,12 @@
-"""runc, as torpor calls it (runc(8)). The container's name is its id."""
+"""runc, as torpor calls it (runc(8)). The container's name is its id.
+
+It makes mount points in root file systems and runs hooks: with a mask for what others see, but for
+a checkpoint.
+"""
 
 import os
 
-from torpor import criu, mounts, process
+from torpor import criu, mounts, process, umask
 from torpor.container import Container
 from torpor.errors import ForeignContainerError, RuntimeFailedError
 from torpor.process import Child, read_small
@@ -37,12 +41,12 @@ def create(container: Container, output: int, *, systemd_cgroup: bool = False) -
         container, *_manager(systemd_cgroup),
         "create", "--bundle", container.bundle, "--pid-file", container.pid_path, container.name,
     )  # fmt: skip
-    return process.spawn(argv, stdout=output, stderr=output)
+    return process.spawn(argv, stdout=output, stderr=output, umask=umask.PUBLIC)
 
 
 def start(container: Container) -> Child:
     """Let the created container's init execute its program."""
-    return process.spawn(_argv(container, "start", container.name))
+    return process.spawn(_argv(container, "start", container.name), umask=umask.PUBLIC)
 
 
 def checkpoint(
@@ -59,7 +63,7 @@ def checkpoint(
         *_CHECKPOINT_OPTIONS, *(["--leave-running"] if leave_running else []),
         *(_KEEP_CONNECTIONS if keeps_connections else []), container.name,
     )  # fmt: skip
-    return _spawn_quietly(argv, env)
+    return _spawn_quietly(argv, env, umask.PRIVATE)
 
 
 def restore(
@@ -78,14 +82,14 @@ def restore(
         "--bundle", container.bundle, "--pid-file", container.pid_path,
         *_CHECKPOINT_OPTIONS, *(_KEEP_CONNECTIONS if keeps_connections else []), container.name,
     )  # fmt: skip
-    return process.spawn(argv, stdout=output, stderr=output, env=env)
+    return process.spawn(argv, stdout=output, stderr=output, env=env, umask=umask.PUBLIC)
 
 
-def _spawn_quietly(argv: list[str], env: dict[str, str]) -> Child:
+def _spawn_quietly(argv: list[str], env: dict[str, str], mask: int) -> Child:
     """runc repeats its log on standard error; we say it in our own words, or not at all."""
     sink = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
     try:
-        return process.spawn(argv, stdout=sink, stderr=sink, env=env)
+        return process.spawn(argv, stdout=sink, stderr=sink, env=env, umask=mask)
     finally:
         os.close(sink)
 
@@ -95,7 +99,8 @@ def delete(container: Container, timeout_s: float = 30.0) -> None:
     detach_restore_root(container)
     if not os.path.exists(container.runc_dir):
         return
-    child = _spawn_quietly(_argv(container, "delete", "--force", container.name), {})
+    argv = _argv(container, "delete", "--force", container.name)
+    child = _spawn_quietly(argv, {}, umask.PUBLIC)
     if child.wait(timeout_s) is None:
         child.kill()
     if os.path.exists(f"{container.runc_dir}/state.json"):

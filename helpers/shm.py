@@ -2,7 +2,7 @@
 
 import os
 
-from torpor import preparation, process
+from torpor import preparation, process, umask
 from torpor.container import Container
 from torpor.errors import CheckpointError
 from torpor.images import Generation
@@ -54,7 +54,7 @@ def _run(argv: list[str], progress: "Callable[[], None]") -> str:
     """Empty, or the first words of tar."""
     reader, writer = os.pipe()
     try:
-        child = process.spawn(argv, stdout=writer, stderr=writer)
+        child = process.spawn(argv, stdout=writer, stderr=writer, umask=umask.PRIVATE)
     finally:
         os.close(writer)
     said = b""

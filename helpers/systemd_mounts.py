@@ -13,6 +13,7 @@ from torpor import detached, inroot, systemd_mode
 from torpor.copyup import CopyUp
 from torpor.errors import TorporError
 from torpor.systemd_cgroup import SystemdCgroup
+from torpor.umask import PUBLIC, Umask
 from torpor.unstarted import Unstarted
 
 TYPE_CHECKING = False
@@ -65,7 +66,8 @@ class SystemdMounts:
         if not cgroup.is_unified:
             if not detached.is_mounted(place):
                 tmpfs = self._new_tmpfs(_CGROUP_V1_TMPFS)
-                os.mkdir("systemd", 0o755, dir_fd=tmpfs)
+                with Umask(PUBLIC):
+                    os.mkdir("systemd", dir_fd=tmpfs)
                 self._attach(tmpfs, place, systemd_mode.CGROUP_PLACE)
             os.close(place)
             place = self._place(systemd_mode.CGROUP_V1_PLACE)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fuzz import cases
-from torpor import image_config, image_store, oci_layout
+from torpor import image_config, image_store, oci_layout, process
 from torpor.errors import TorporError
 from torpor.image_config import ImageConfig
 from torpor.json_shape import ShapeError
@@ -279,7 +279,8 @@ def test_without_umoci_nothing_is_left_but_the_advice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(image_store, "STORE", str(tmp_path / "images"))
-    monkeypatch.setattr("torpor.process.find", lambda program: "")
+    find = process.find
+    monkeypatch.setattr(process, "find", lambda program: find(program) * (program != "umoci"))
     with pytest.raises(TorporError) as caught:
         image_store.unpack("/srv/images", "sha256:" + "0" * 64, 1)
     assert caught.value.hint == "apt install umoci"
