@@ -86,6 +86,29 @@ class Generation:
             os.mkdir(directory, 0o700)
             fault.after(directory)
 
+    def admit(self, gid: int) -> None:
+        """Let a group of the host read the images."""
+        for name in os.listdir(self.images):
+            _give(f"{self.images}/{name}", gid, 0o640)
+        for directory in (self.images, self.work):
+            _give(directory, gid, 0o750)
+
+    def shut(self) -> list[str]:
+        """Take that back, and close what CRIU wrote with another mask; repeatable.
+
+        Returns warnings.
+        """
+        try:
+            for directory in (self.images, self.work):
+                _give(directory, 0, 0o700)
+                for name in os.listdir(directory):
+                    _give(f"{directory}/{name}", 0, 0o600)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            return [f"{self.path} is not closed to others: {error.strerror}"]
+        return []
+
     def size_bytes(self) -> int:
         """What the images take so far."""
         try:
@@ -93,6 +116,12 @@ class Generation:
                 return sum(entry.stat(follow_symlinks=False).st_size for entry in entries)
         except OSError:
             return 0
+
+
+def _give(path: str, gid: int, mode: int) -> None:
+    if not os.path.islink(path):
+        os.chown(path, 0, gid)
+        os.chmod(path, mode)
 
 
 class Manifest:
@@ -313,6 +342,19 @@ def generations(container: Container) -> list[int]:
 def next_generation(container: Container, newest: int) -> Generation:
     """A generation whose number was never used: neither in a record nor on disk."""
     return Generation(container, max([newest, *generations(container)]) + 1)
+
+
+def shut_all(container: Container) -> list[str]:
+    """Shut what restores that were cut off have left open. Returns warnings."""
+    found = [Generation(container, number) for number in generations(container)]
+    return [warning for one in found if _is_open(one.images) for warning in one.shut()]
+
+
+def _is_open(directory: str) -> bool:
+    try:
+        return bool(os.stat(directory).st_mode & 0o077)
+    except OSError:
+        return False
 
 
 def remove(path: str) -> None:

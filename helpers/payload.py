@@ -63,7 +63,7 @@ def clear(container: Container, cgroup: Cgroup) -> list[str]:
     mounts.detach_below(container.generations_dir)  # CRIU mounts cgroups where it works
     warnings = preparation.undo(container) if os.path.exists(container.run_dir) else []
     _remove_run_dir(container)
-    return warnings + networking.leave(container)
+    return warnings + images.shut_all(container) + networking.leave(container)
 
 
 # What we made in the run directory, and whether we made the files in it too.

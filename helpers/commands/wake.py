@@ -241,6 +241,7 @@ def _restore(
     )
     pid = restore.run(pump.start(container), consume)
     fault.point("restored")
+    warn(container.name, generation.shut())
     network.release()
     # Not before all is restored: CRIU is in that cgroup, and needs more than what it restores.
     warn(container.name, cgroups.limit(cgroup) + limits.settle(cgroup, inputs.limits))
@@ -304,20 +305,14 @@ def _moved(saved: bytes, cgroup_path: str) -> bytes:
 
 
 def _admit_owner(generation: Generation, inputs: Inputs) -> None:
-    """Let the root of a user namespace read its images, and still the host's.
+    """Let the root of a user namespace read its images until they are restored.
 
     CRIU opens some in the new namespace before it has become that user; as long as no ids are
     mapped there, the host's root gets no further than an owner.
     """
     uid, gid = inputs.owner
-    if not uid:
-        return
-    for directory in (generation.images, generation.work):
-        os.chown(directory, 0, gid)
-        os.chmod(directory, 0o750)
-    for name in os.listdir(generation.images):
-        os.chown(f"{generation.images}/{name}", 0, gid)
-        os.chmod(f"{generation.images}/{name}", 0o640)
+    if uid:
+        generation.admit(gid)
 
 
 def _failed(container: Container, inputs: Inputs, error: TorporError) -> str:
