@@ -48,11 +48,14 @@ def _unpack(layout: str, digest: str, size_bytes: int, new: str) -> None:
     for name, content in (("oci-layout", _LAYOUT), ("index.json", index)):
         with open(f"{one}/{name}", "x", encoding="ascii") as file:
             file.write(content)
+    from torpor.enclosure import Enclosure
+
     argv = ["umoci", "--log=error", "raw", "unpack", "--image", f"{one}:{_TAG}", f"{new}/rootfs"]
     reason = program.run(
         argv,
         timeout_s=_UNPACK_TIMEOUT_S,
         umask=umask.PUBLIC,
+        enclosure=Enclosure([layout], [new]),
     )
     if reason:
         raise TorporError(

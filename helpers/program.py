@@ -4,6 +4,10 @@ import os
 
 from torpor import process
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from torpor.enclosure import Enclosure
+
 _SHOWN_LENGTH = 400
 
 
@@ -13,15 +17,17 @@ def run(
     timeout_s: float,
     stdin: int | None = None,
     umask: int | None = None,
+    enclosure: "Enclosure | None" = None,
 ) -> str:
     """Run a program to its end: empty when it did what it was asked, else the reason it gave.
 
     Its standard output is dropped. It is killed when the time is over.
     """
+    spawn = enclosure.spawn if enclosure else process.spawn
     sink = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
     reader, writer = os.pipe()
     try:
-        child = process.spawn(
+        child = spawn(
             argv,
             stdin=stdin,
             stdout=sink,

@@ -93,6 +93,8 @@ def _fill(new: str, path: str, owner: tuple[int, int], rootfs: str, destination:
     if source is None:
         os.chown(new, *owner)
         return
+    from torpor.enclosure import Enclosure
+
     try:
         # As its standard input cp has the directory that was resolved, whatever its name is now.
         # No further than its file system: what is mounted in a rootfs is the host's.
@@ -106,7 +108,12 @@ def _fill(new: str, path: str, owner: tuple[int, int], rootfs: str, destination:
             "/proc/self/fd/0/.",
             new,
         ]
-        reason = program.run(argv, timeout_s=_COPY_TIMEOUT_S, stdin=source)
+        reason = program.run(
+            argv,
+            timeout_s=_COPY_TIMEOUT_S,
+            stdin=source,
+            enclosure=Enclosure([source], [new]),
+        )
     finally:
         os.close(source)
     if reason:
