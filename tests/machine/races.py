@@ -15,12 +15,11 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from subject import Subject
+from subject import Subject, systemctl
 
 _AT_ONCE = 3  # of those who act on one container
 _PAUSE_MAX_S = 0.3
 _CALL_MAX_S = 180.0
-_LAST_ATTEMPTS = 2  # a start that finds a definition which was edited once more
 
 
 def deeds(name: str) -> dict[str, list[str]]:
@@ -93,9 +92,8 @@ def faults(subject: Subject, definition: str) -> list[str]:
     try:
         subject.settled()
         Path(subject.container.definition_path).write_text(definition)
-        if subject.active_state() != "active":
-            subject.start(_LAST_ATTEMPTS, may_forget=True)
-        subject.goes_on()
+        systemctl("stop", subject.unit)
+        subject.start(may_forget=True)
         for _ in range(2):
             subject.stop()
             subject.start()
