@@ -49,6 +49,15 @@ def parse(node: Node) -> Mapping[str, Namespace]:
     return found
 
 
+def network(entries: list[dict[str, Any]]) -> Namespace:
+    """Whose network the entries of a config's linux.namespaces give."""
+    found = [entry for entry in entries if entry.get("type") == KINDS["net"]]
+    if not found:
+        return Namespace("host")
+    path = found[0].get("path")
+    return Namespace("path", path) if path else Namespace("own")
+
+
 def _namespace(kind: str, node: Node) -> Namespace:
     how, colon, where = (words := values.text(node)).partition(":")
     if kind == "mnt" and words != "own":

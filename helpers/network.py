@@ -136,15 +136,18 @@ class Network:
 def keep_obstacle(namespace: Namespace | None) -> str:
     """Why connections cannot be kept with this network namespace, empty when they can.
 
-    Their addresses must be the container's when it wakes, and nobody else's meanwhile.
+    Their addresses must be the container's when it wakes, and nobody else's meanwhile. And CRIU
+    locks the network of a sleeper: whoever else lives in it would hear nothing any more, and
+    nobody would unlock one that is not torpor's to remove.
     """
-    if namespace is None or namespace.how not in ("host", "container"):
+    if namespace is None or namespace.how == "own":
         return ""
     return f"keep needs a network of the container's own, and its is {_whose(namespace)}"
 
 
 def _whose(namespace: Namespace) -> str:
-    return f"that of container {namespace.where}" if namespace.where else "the host's"
+    owners = {"container": f"that of container {namespace.where}", "path": namespace.where}
+    return owners.get(namespace.how, "the host's")
 
 
 def parse(node: Node) -> Network:

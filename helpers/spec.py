@@ -135,10 +135,13 @@ class _Rendering:
 
     def _require_kept_connections(self) -> None:
         """That a bundle has a network of its own too, where connections are to be kept."""
+        definition = self._definition
+        if not definition.checkpoint.tcp_keep or (
+            definition.network is not None and definition.network.is_leased
+        ):
+            return
         entries = objects(section(self._config, "linux"), "namespaces")
-        is_hosts = not any(entry.get("type") == "network" for entry in entries)
-        if self._definition.checkpoint.tcp_keep and is_hosts:
-            problem = keep_obstacle(namespaces.Namespace("host"))
+        if problem := keep_obstacle(namespaces.network(entries)):
             hint = "Add for example  network: none"
             raise self._definition.error("checkpoint.tcp", problem, hint)
 

@@ -395,6 +395,8 @@ KEEP = "checkpoint: {tcp: keep}\n"
         "network: {container: db}\n",
         "namespaces: {net: host}\n",
         "namespaces: {net: 'container:db'}\n",
+        "network: {namespace: /proc/1/ns/net}\n",
+        "namespaces: {net: 'path:/run/netns/web'}\n",
     ],
 )
 def test_connections_in_a_network_of_others_cannot_be_kept(text: str) -> None:
@@ -406,17 +408,21 @@ def test_connections_in_a_network_of_others_cannot_be_kept(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "network: none\n", "network: {bridge: br0}\n", "network: {namespace: /n}\n"]
+    "text", ["", "network: none\n", "network: {bridge: br0}\n", "network: {cni: lan}\n"]
 )
 def test_connections_in_ones_own_network_can_be_kept(text: str) -> None:
     assert define(text + KEEP).checkpoint.tcp_keep
 
 
-def test_connections_of_a_bundle_in_the_hosts_network_cannot_be_kept() -> None:
+@pytest.mark.parametrize("entry", [[], [{"type": "network", "path": "/run/netns/web"}]])
+def test_connections_of_a_bundle_in_a_network_of_others_cannot_be_kept(
+    entry: list[dict[str, str]],
+) -> None:
     base = runc_spec()
     assert made_of(base, KEEP)
     base["linux"]["namespaces"] = [
-        one for one in base["linux"]["namespaces"] if one["type"] != "network"
+        *(one for one in base["linux"]["namespaces"] if one["type"] != "network"),
+        *entry,
     ]
     with pytest.raises(DefinitionError, match=r"web\.yaml:2: key 'checkpoint\.tcp': keep needs"):
         made_of(base, KEEP)
