@@ -202,14 +202,22 @@ def read_small(path: str) -> str:
 
 
 def kill_tree(pid: int) -> None:
-    """SIGKILL a process and all below it, parents first so that nobody notices and reacts."""
+    """SIGKILL a process and all below it, parents first so that nobody notices and reacts.
+
+    Each is stopped before its children are looked for: it makes no more of them.
+    """
+    _signal(pid, signal.SIGSTOP)
     below = children(pid)
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
+    _signal(pid, signal.SIGKILL)
     for child in below:
         kill_tree(child)
+
+
+def _signal(pid: int, number: int) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        pass
 
 
 def children(pid: int) -> list[int]:
