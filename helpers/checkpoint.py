@@ -21,6 +21,7 @@ from torpor.cgroup import Cgroup
 from torpor.container import Container
 from torpor.errors import CheckpointError, ContainerLostError, TorporError
 from torpor.images import Generation
+from torpor.last_rendering import Inputs
 from torpor.payload import KILL_TIMEOUT_S
 from torpor.preparation import Plan
 from torpor.talk import mebibytes
@@ -59,6 +60,21 @@ def preflight(container: Container, cgroup: Cgroup) -> None:
             f"the images may need {mebibytes(needed)}",
             "make room there, or mount a larger file system at /var/lib/torpor",
         )
+
+
+def tcp_lock(inputs: Inputs) -> str:
+    """How connections are held back that are to go on, empty where they are closed.
+
+    Raises CheckpointError where nothing can hold them back.
+    """
+    if not inputs.tcp_keep:
+        return ""
+    if found := criu.tcp_lock():
+        return found
+    raise CheckpointError(
+        "connections are to be kept, but CRIU can hold back no packets",
+        "install iptables, or a criu that was built with nftables; or say tcp: close",
+    )
 
 
 def freeze(cgroup: Cgroup, plan: Plan) -> None:

@@ -58,6 +58,7 @@ def _dry_run(container: Container) -> None:
         )
     cgroup = payload.cgroup_of(container, unit.cgroup)
     checkpoint.preflight(container, cgroup)
+    tcp_lock = checkpoint.tcp_lock(inputs) if inputs is not None else ""
     runc.check_ours(container)
     generation = images.next_generation(container, current.generation)
     dumping = current.become(state.DUMPING, "check --checkpoint", generation=generation.number)
@@ -71,7 +72,8 @@ def _dry_run(container: Container) -> None:
         generation.make()
         checkpoint.freeze(cgroup, preparation.read(container.plan_path))
         lifted = limits.lift(cgroup)
-        Dump(container, generation, cgroup, lambda: None).run(lambda: None, leave_running=True)
+        dump = Dump(container, generation, cgroup, lambda: None, tcp_lock)
+        dump.run(lambda: None, leave_running=True)
         size = generation.size_bytes()
     except ContainerLostError as error:
         cgroup.kill(payload.KILL_TIMEOUT_S)

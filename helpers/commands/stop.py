@@ -121,7 +121,8 @@ class _Stop:
         if inputs.obstacles:
             raise CheckpointError(*inputs.obstacles[0])
         checkpoint.preflight(container, cgroup)
-        tcp_lock = self._tcp_lock(inputs, cause)
+        # No peer waits for a host that is rebooted, and a lock would not outlive that.
+        tcp_lock = checkpoint.tcp_lock(inputs) if cause != jobs.SHUTDOWN else ""
         runc.detach_restore_root(container)
         generation = images.next_generation(container, current.generation)
         reason = f"systemctl {cause}" if cause != jobs.SHUTDOWN else "shutdown"
@@ -194,20 +195,6 @@ class _Stop:
                 raise
             raise CheckpointError(str(error), getattr(error, "hint", "")) from error
         return commit
-
-    def _tcp_lock(self, inputs: Inputs, cause: str) -> str:
-        """How connections are held back that are to go on, empty where they are closed.
-
-        No peer waits for a host that is rebooted, and a lock would not outlive that.
-        """
-        if not inputs.tcp_keep or cause == jobs.SHUTDOWN:
-            return ""
-        if found := criu.tcp_lock():
-            return found
-        raise CheckpointError(
-            "connections are to be kept, but CRIU can hold back no packets",
-            "install iptables, or a criu that was built with nftables; or say tcp: close",
-        )
 
     def _stand_in(self) -> None:
         """From here on systemd does not see how the container's init ends."""
