@@ -2,7 +2,7 @@
 
 import argparse
 
-from torpor import images, networking, state
+from torpor import fault, images, networking, state
 from torpor.container import Container
 from torpor.errors import RecordError, TorporError
 from torpor.lock import Lock
@@ -25,7 +25,10 @@ def run(options: argparse.Namespace) -> int:
 
 
 def forget(container: Container) -> bool:
-    """Void the record first, durably; only then remove the images. False: nothing was there."""
+    """Void the record first, durably; only then remove the rest. False: nothing was there.
+
+    What a killed one has left is removed by another.
+    """
     try:
         current = state.read(container)
     except RecordError:
@@ -40,8 +43,16 @@ def forget(container: Container) -> bool:
     if had_memory:
         discarded = current.become(state.NONE, "discarded by hand", generation=newest)
         state.write(container, discarded)
+        fault.point("discarded")
+    if had_memory or _is_down(container):
         warn(container.name, networking.leave(container))
     for number in images.generations(container):
         images.remove(container.generation_dir(number))
     images.remove(f"{container.state_dir}/aside")
     return had_memory
+
+
+def _is_down(container: Container) -> bool:
+    """Whether it does not run; only asked where there is a network that it would lose."""
+    down = ("inactive", "failed")
+    return networking.has_any(container) and Unit(container).active_state in down
