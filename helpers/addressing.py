@@ -10,8 +10,8 @@ import os
 import zlib
 
 from torpor import process, state
-from torpor.bridge import ALIAS
-from torpor.errors import TorporError
+from torpor.bridge import is_ours
+from torpor.errors import HostFaultError, TorporError
 from torpor.lease import BRIDGE, Lease, Table, read_publish
 from torpor.preparation import NETWORK, Plan
 
@@ -67,7 +67,10 @@ def give(name: str, wish: Wish, table: Table) -> Lease:
 
 
 def give_again(name: str, lease: Lease, table: Table) -> None:
-    """Take a saved lease again as it is, for this boot. Raises TorporError where that is taken."""
+    """Take a saved lease again as it is, for this boot.
+
+    Raises TorporError where that is taken: HostFaultError for a port.
+    """
     others = table.others(name)
     _require_free_ports(lease, others)
     if lease.kind == BRIDGE:
@@ -86,7 +89,7 @@ def _require_free_ports(lease: Lease, others: Others) -> None:
     for port in lease.publish:
         for owner, one in others:
             if any(port.collides(theirs) for theirs in one.publish):
-                raise TorporError(
+                raise HostFaultError(
                     f"network: publish: {port}: {owner} has published that port of the host",
                     f"publish another one, or end {owner}",
                 )
@@ -181,10 +184,7 @@ def _mac(name: str, lease: Lease, neighbours: Others) -> str:
 
 def _is_foreign(bridge: str) -> bool:
     """Whether somebody else made the bridge: it stays as it is."""
-    device = f"/sys/class/net/{bridge}"
-    if not os.path.exists(device):
-        return False
-    return process.read_small(f"{device}/ifalias").strip() != ALIAS
+    return os.path.exists(f"/sys/class/net/{bridge}") and not is_ours(bridge)
 
 
 def _own_addresses(bridge: str) -> list[str]:

@@ -6,7 +6,7 @@ only removes does without it.
 
 import os
 
-from torpor import process, program
+from torpor import fault, process, program, state
 from torpor.errors import TorporError
 from torpor.lease import Lease
 from torpor.netns import PREFIX, ROOT
@@ -123,11 +123,55 @@ def build(
         raise
 
 
+def add_extra(lease: Lease, netns_name: str, extra: "Status") -> list[str]:
+    """What a namespace had before that others connect again; returns warnings.
+
+    They may have given another MAC address, which many choose themselves. Raises TorporError where
+    what they connected is not there.
+    """
+    netlink = load()
+    netns = _open_netns(netns_name)
+    try:
+        return _within(netns, lambda: _add_extra(netlink, lease, extra))
+    finally:
+        os.close(netns)
+
+
+def _add_extra(netlink: _Netlink, lease: Lease, extra: "Status") -> list[str]:
+    socket = _Socket(netlink)
+    try:
+        _give_mac(socket, lease)
+        return _Extra(socket, lease).add(extra)
+    finally:
+        socket.close()
+
+
+def _give_mac(socket: "_Socket", lease: Lease) -> None:
+    """The link's own IPv6 address follows from it when the link is set up.
+
+    What goes when that is set down was saved: routes, and IPv6 addresses.
+    """
+    index = _index_of(lease.interface)
+    if lease.mac in ("", socket.mac(index)):
+        return
+    _set_sysctl(f"ipv6/conf/{lease.interface}/accept_dad", "0")
+    for said in ({"state": "down"}, {"address": lease.mac}, {"state": "up"}):
+        socket.link("mac", lease.mac, "set", index=index, **said)
+
+
+def _open_netns(name: str) -> int:
+    path = f"{ROOT}/{name}"
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise TorporError(f"network: {path}: {error.strerror}", "start it again") from error
+
+
 def remove_unused(name: str) -> list[str]:
     """Remove a bridge that torpor made, if nothing is on it any more; returns warnings."""
     device = f"{_DEVICES}/{name}"
     try:
-        if not _is_ours(name) or os.listdir(f"{device}/brif"):
+        if not is_ours(name) or os.listdir(f"{device}/brif"):
             return []
     except FileNotFoundError:
         return []
@@ -137,7 +181,7 @@ def remove_unused(name: str) -> list[str]:
 
 def own() -> set[str]:
     """The bridges that torpor made."""
-    return {name for name in os.listdir(_DEVICES) if _is_ours(name)}
+    return {name for name in os.listdir(_DEVICES) if is_ours(name)}
 
 
 def unplug(container_name: str) -> list[str]:
@@ -167,9 +211,25 @@ def _is_up(device: str) -> bool:
     return bool(int(flags or "0", 16) & _UP)
 
 
-def _is_ours(bridge: str) -> bool:
-    """Whether torpor made it."""
-    return _alias(bridge) == ALIAS
+def is_ours(bridge: str) -> bool:
+    """Whether torpor made it.
+
+    The kernel takes the alias only of a bridge that is there; who was killed in between has left
+    one with the address that torpor gives it at once.
+    """
+    if _alias(bridge) == ALIAS:
+        return True
+    device = f"{_DEVICES}/{bridge}"
+    is_bridge = os.path.isdir(f"{device}/bridge")
+    return is_bridge and process.read_small(f"{device}/address").strip() == _own_mac(bridge)
+
+
+def _own_mac(bridge: str) -> str:
+    """Of a bridge that torpor makes: without one it has that of one port or another."""
+    import zlib
+
+    seed = zlib.crc32(f"{bridge} {state.boot_id()}".encode())
+    return "0a:83:" + seed.to_bytes(4, "big").hex(":")
 
 
 def _alias(device: str) -> str:
@@ -199,7 +259,7 @@ class _Build:
         lease = self._lease
         bridge = self._bridge()
         mtu = lease.mtu or _number_of(lease.network, "mtu")
-        netns = self._open_netns()
+        netns = _open_netns(self._netns_name)
         try:
             device = self._veth(netns)
             self._host.link("mtu", str(mtu), "set", index=device, mtu=mtu)
@@ -214,13 +274,19 @@ class _Build:
         """Have the bridge and its addresses; returns its index."""
         name = self._lease.network
         if not os.path.exists(f"{_DEVICES}/{name}"):
-            self._make_bridge(name)
+            problem = f"{name} cannot be made"
+            mac = _own_mac(name)
+            self._host.link("bridge", problem, "add", ifname=name, kind="bridge", address=mac)
+            self._undo.append(lambda: _delete(name))
+            fault.point("bridge")
         elif not os.path.isdir(f"{_DEVICES}/{name}/bridge"):
             raise TorporError(
                 f"network: bridge: {name} is an interface of this host, and no bridge",
                 "name a bridge, or one that is not there: torpor makes it",
             )
         index = _number_of(name, "ifindex")
+        if is_ours(name) and _alias(name) != ALIAS:
+            self._mark(name, index)
         for version, address in _by_version(
             self._lease.bridge_address, self._lease.bridge_address6
         ):
@@ -230,14 +296,9 @@ class _Build:
             self._undo.append(lambda: _ip("link", "set", "dev", name, "down"))
         return index
 
-    def _make_bridge(self, name: str) -> None:
-        # Without a MAC of its own a bridge has that of one port or another, and changes it.
-        mac = bytes((0x0A, 0x83, *os.urandom(4))).hex(":")
-        problem = f"{name} cannot be made"
-        self._host.link("bridge", problem, "add", ifname=name, kind="bridge", address=mac)
-        self._undo.append(lambda: _delete(name))
-        index = _number_of(name, "ifindex")
-        self._host.link("bridge", problem, "set", index=index, ifalias=ALIAS)
+    def _mark(self, name: str, index: int) -> None:
+        """Configure a bridge that torpor has made just now."""
+        self._host.link("bridge", f"{name} cannot be made", "set", index=index, ifalias=ALIAS)
         # No container is a router of the host's.
         _set_sysctl(f"ipv6/conf/{name}/accept_ra", "0")
         _set_sysctl(f"ipv6/conf/{name}/accept_dad", "0")
@@ -261,13 +322,6 @@ class _Build:
         self._host.give(key, f"{address} for the bridge", version, address, index)
         device = self._lease.network
         self._undo.append(lambda: _ip("address", "delete", address, "dev", device))
-
-    def _open_netns(self) -> int:
-        path = f"{ROOT}/{self._netns_name}"
-        try:
-            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            raise TorporError(f"network: {path}: {error.strerror}", "start it again") from error
 
     def _veth(self, netns: int) -> int:
         """Make the pair, one end in the namespace; returns the index of the host's end."""
@@ -326,6 +380,10 @@ class _Socket:
 
     def link(self, key: str, problem: str, verb: str, **said: object) -> None:
         self._ask(key, problem, lambda: self._route.link(verb, **said))
+
+    def mac(self, index: int) -> str:
+        (message,) = self._route.get_links(index)
+        return str(dict(message["attrs"]).get("IFLA_ADDRESS", ""))
 
     def addresses(self, version: int) -> "Iterator[tuple[int, str]]":
         """Index of an interface, and an address of it with its length."""
@@ -540,7 +598,7 @@ def _keep_advertisements() -> None:
     would lose its own default route a while later.
     """
     for name in os.listdir(f"{_SYSCTLS}/ipv6/conf"):
-        believes = name not in ("all", "default") and not _is_ours(name)
+        believes = name not in ("all", "default") and not is_ours(name)
         if believes and _sysctl(f"ipv6/conf/{name}/accept_ra") == "1":
             _set_sysctl(f"ipv6/conf/{name}/accept_ra", "2")
 

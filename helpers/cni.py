@@ -23,17 +23,26 @@ _PLUGINS = os.environ.get("TORPOR_CNI_PATH", "/opt/cni/bin:/usr/lib/cni:/usr/lib
 _FILE_MAX_BYTES = 1 << 20
 _RESULT_MAX_BYTES = 1 << 20
 _OLDEST = (0, 3)  # before that a result has another form
+_OLDEST_WITH_CHECK = (0, 4)
 _VERSION = re.compile(r"([0-9]{1,3})\.([0-9]{1,3})\.[0-9]{1,3}")
 # A plugin may ask a server; one that does not answer must not use up the time of the undoing.
 _ADD_TIMEOUT_S = 20.0
 _DELETE_TIMEOUT_S = 10.0
+_CHECK_TIMEOUT_S = 10.0
 _SHOWN_LENGTH = 200
 
 Document = dict[str, Any]
 
 
-class RefusedError(TorporError):
-    """A plugin said why it does not do it, as where an address is taken."""
+# How plugins that give out addresses say that one is another's, host-local among them: the
+# specification has no code for it.
+_TAKEN = re.compile(r"not available|already|in use|taken", re.IGNORECASE)
+# A plugin ends with whoever asked it: one that goes on would do what is being undone.
+_LEASH = ("setpriv", "--pdeathsig", "KILL")
+
+
+class TakenError(TorporError):
+    """An address that was asked for is another's."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +53,7 @@ class Network:
     path: str
     version: str
     plugins: tuple[Document, ...]
+    has_check: bool  # whether its plugins can say if what they did still stands
 
 
 @dataclass
@@ -57,7 +67,10 @@ class Call:
     version: str
     plugins: list[Document]
     arguments: str  # CNI_ARGS
+    interface: str  # the container's
+    has_check: bool
     result: Document | None = None
+    addresses: list[str] = field(default_factory=list)  # that are asked for; not in a record
 
 
 @dataclass
@@ -114,22 +127,30 @@ def _read(path: str) -> Network:
         if not plugins:
             raise ShapeError("it has no plugins")
         version = a_text(said.get("cniVersion"), "cniVersion")
-        return Network(a_text(said.get("name"), "name"), path, version, plugins)
+        has_check = said.get("disableCheck") is not True and _parts(version) >= _OLDEST_WITH_CHECK
+        return Network(a_text(said.get("name"), "name"), path, version, plugins, has_check)
     except (OSError, ValueError, ShapeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise TorporError(f"network: cni: {path}: {reason}", "Mend that file.") from error
 
 
 def _require_version(network: Network) -> None:
-    found = _VERSION.fullmatch(network.version)
-    if not found or (int(found[1]), int(found[2])) < _OLDEST:
+    if _parts(network.version) < _OLDEST:
         raise TorporError(
             f"network: cni: {network.path}: 'cniVersion' {network.version!a} is not supported",
             "Write 1.0.0, or what its plugins know; at least 0.3.0.",
         )
 
 
-def prepare(network: Network, addresses: list[str], mac: str, publish: list[Publish]) -> Call:
+def _parts(version: str) -> tuple[int, int]:
+    """The first two numbers of a version; zeros for what is none."""
+    found = _VERSION.fullmatch(version)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
+
+
+def prepare(
+    network: Network, interface: str, addresses: list[str], mac: str, publish: list[Publish]
+) -> Call:
     """What a container asks for; addresses with or without a length. Raises TorporError."""
     able = {key for plugin in network.plugins for key in _capabilities(plugin)}
     if publish and "portMappings" not in able:
@@ -149,7 +170,15 @@ def prepare(network: Network, addresses: list[str], mac: str, publish: list[Publ
             plugin["args"] = {"cni": {"ips": bare[1:]}}
     said = ["IgnoreUnknown=1", *(f"IP={one}" for one in bare[:1])]
     said += [f"MAC={mac}"] if mac else []
-    return Call(network.name, network.version, plugins, ";".join(said))
+    return Call(
+        network.name,
+        network.version,
+        plugins,
+        ";".join(said),
+        interface,
+        network.has_check,
+        addresses=bare,
+    )
 
 
 def _capabilities(plugin: Document) -> list[str]:
@@ -177,17 +206,20 @@ def _full_length(address: str) -> int:
     return ipaddress.ip_address(address).max_prefixlen
 
 
-def add(call: Call, identity: str, place: str, interface: str) -> Result:
-    """Have each plugin configure the namespace at place; what fails is undone. TorporError."""
+def add(call: Call, identity: str, place: str) -> Result:
+    """Have each plugin configure the namespace at place; what fails is undone.
+
+    Raises TorporError, among them TakenError.
+    """
     result: Document | None = None
     try:
         for plugin in call.plugins:
-            result = _add_one(call, plugin, result, (identity, place, interface))
+            result = _add_one(call, plugin, result, (identity, place))
         assert result is not None
-        found = _understand(result, place, interface)
+        found = _understand(result, place, call.interface)
     except (TorporError, OSError, ShapeError, ValueError) as error:
         call.result = result
-        delete(call, identity, place, interface)
+        delete(call, identity, place)
         if isinstance(error, TorporError):
             raise
         reason = getattr(error, "strerror", None) or error
@@ -199,7 +231,7 @@ def add(call: Call, identity: str, place: str, interface: str) -> Result:
 
 
 def _add_one(
-    call: Call, plugin: Document, result: Document | None, where: tuple[str, str, str]
+    call: Call, plugin: Document, result: Document | None, where: tuple[str, str]
 ) -> Document:
     said = _execute("ADD", call, plugin, result, where, _ADD_TIMEOUT_S)
     try:
@@ -229,16 +261,27 @@ def _understand(result: Document, place: str, interface: str) -> Result:
     return found
 
 
-def delete(call: Call, identity: str, place: str, interface: str) -> list[str]:
+def check(call: Call, identity: str, place: str) -> str:
+    """Why what the plugins did no longer stands, as one of them says; empty where it does."""
+    if not call.has_check or call.result is None:
+        return ""
+    try:
+        for plugin in call.plugins:
+            _execute("CHECK", call, plugin, call.result, (identity, place), _CHECK_TIMEOUT_S)
+    except (TorporError, OSError) as error:
+        return str(error)
+    return ""
+
+
+def delete(call: Call, identity: str, place: str) -> list[str]:
     """Have the plugins undo it, the last one first; repeatable. Returns warnings.
 
     place is empty where the namespace is gone: they then give back what they keep elsewhere.
     """
     warnings = []
     for plugin in reversed(call.plugins):
-        where = (identity, place, interface)
         try:
-            _execute("DEL", call, plugin, call.result, where, _DELETE_TIMEOUT_S)
+            _execute("DEL", call, plugin, call.result, (identity, place), _DELETE_TIMEOUT_S)
         except (TorporError, OSError) as error:
             warnings.append(str(error))
     return warnings
@@ -249,17 +292,17 @@ def _execute(
     call: Call,
     plugin: Document,
     result: Document | None,
-    where: tuple[str, str, str],
+    where: tuple[str, str],
     timeout_s: float,
 ) -> bytes:
     """Run a plugin once: what it printed. Raises TorporError, OSError."""
     kind = plugin["type"]
-    identity, place, interface = where
+    identity, place = where
     environment = {
         "CNI_COMMAND": command,
         "CNI_CONTAINERID": identity,
         "CNI_NETNS": place,
-        "CNI_IFNAME": interface,
+        "CNI_IFNAME": call.interface,
         "CNI_ARGS": call.arguments,
         "CNI_PATH": _PLUGINS,
     }
@@ -268,7 +311,7 @@ def _execute(
     status, said = _run(_find(kind, call.name), configuration, environment, timeout_s)
     if status:
         reason = _reason(said)
-        raise (RefusedError if reason else TorporError)(
+        raise (TakenError if says_taken(reason, call.addresses) else TorporError)(
             f"network: cni: plugin {kind} of network {call.name}, asked to {command}: "
             f"{reason or _end(status, timeout_s)}",
             f"Look at network {call.name} in {_CONFIGURATIONS}.",
@@ -297,8 +340,9 @@ def _run(
         file.seek(0)
         reader, writer = os.pipe()
         try:
+            argv = [*_LEASH, path]
             child = process.spawn(
-                [path], stdin=stdin, stdout=writer, env=environment, umask=umask.PUBLIC
+                argv, stdin=stdin, stdout=writer, env=environment, umask=umask.PUBLIC
             )
         except OSError:
             os.close(reader)
@@ -320,6 +364,12 @@ def _reason(said: bytes) -> str:
     return "".join(char if char.isprintable() else " " for char in text)[:_SHOWN_LENGTH]
 
 
+def says_taken(reason: str, addresses: list[str]) -> bool:
+    """Whether a plugin's reason is that an address is another's."""
+    patterns = [rf"(?<![\w.:]){re.escape(one)}(?![\w.:])" for one in addresses]
+    return bool(_TAKEN.search(reason)) and any(re.search(one, reason) for one in patterns)
+
+
 def _end(status: int, timeout_s: float) -> str:
     if status < 0:
         return f"it did not end within {timeout_s:.0f} s, or was killed by signal {-status}"
@@ -328,21 +378,24 @@ def _end(status: int, timeout_s: float) -> str:
 
 def serialize(call: Call) -> bytes:
     """A record of what was asked, from which it can be undone."""
-    return json.dumps(asdict(call)).encode()
+    said = asdict(call)
+    del said["addresses"]
+    return json.dumps(said).encode()
 
 
 def parse(text: bytes, where: str) -> Call:
     """The reverse of serialize(). Raises RecordError."""
     try:
         said = an_object(strict_json.parse(text), "it")
-        name, version, arguments = (
-            a_text(said.get(key), key) for key in ("name", "version", "arguments")
+        name, version, arguments, interface = (
+            a_text(said.get(key), key) for key in ("name", "version", "arguments", "interface")
         )
         plugins = list(a_list(said.get("plugins"), "plugins", an_object))
         if not all(isinstance(plugin.get("type"), str) for plugin in plugins):
             raise ShapeError("a plugin has no type")
         result = an_object(said["result"], "result") if said.get("result") is not None else None
-        return Call(name, version, plugins, arguments, result)
+        has_check = said.get("has_check") is True
+        return Call(name, version, plugins, arguments, interface, has_check, result)
     except (ValueError, ShapeError) as error:
         raise RecordError(f"{where}: not a record of a CNI network: {error}") from error
 

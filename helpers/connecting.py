@@ -3,9 +3,7 @@
 What speaks netlink is imported here first, before anything is waited for: it takes longest.
 """
 
-import os
-
-from torpor import fault, firewall, netns, networking, record
+from torpor import fault, firewall, netns, record
 from torpor import lease as leases
 from torpor.container import Container
 from torpor.lease import Lease, Table
@@ -13,6 +11,8 @@ from torpor.lease import Lease, Table
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from torpor.netns_status import Status
 
 
 def connect(
@@ -29,14 +29,38 @@ def connect(
     the host stays down. until_there waits for the namespace. Raises TorporError.
     """
     if lease.kind == leases.CNI:
-        from torpor import cni_lease
-
-        until_there()
-        warnings = cni_lease.connect(container, lease, again=bool(saved))
+        warnings = _connect_by_plugins(container, lease, saved, until_there)
     else:
         warnings = _connect_to_bridge(container, lease, saved, hold, until_there)
     fault.point("wired")
     return warnings
+
+
+def _connect_by_plugins(
+    container: Container, lease: Lease, saved: str, until_there: "Callable[[], None]"
+) -> list[str]:
+    from torpor import cni_lease
+
+    extra = _read_saved(saved)
+    if extra is None:
+        until_there()
+        return cni_lease.connect(container, lease, again=bool(saved))
+    from torpor import bridge
+
+    bridge.load()
+    until_there()
+    warnings = cni_lease.connect(container, lease, again=True)
+    return warnings + bridge.add_extra(lease, netns.name(container), extra)
+
+
+def _read_saved(path: str) -> "Status | None":
+    """What was in a sleeper's namespace beyond its lease; None where nobody saved that."""
+    text = record.read_bytes(path) if path else None
+    if text is None:
+        return None
+    from torpor import netns_status
+
+    return netns_status.parse(text)
 
 
 def _connect_to_bridge(
@@ -46,10 +70,9 @@ def _connect_to_bridge(
     hold: bool,
     until_there: "Callable[[], None]",
 ) -> list[str]:
-    from torpor import bridge, netns_status
+    from torpor import bridge
 
-    text = record.read_bytes(saved) if saved else None
-    extra = netns_status.parse(text) if text is not None else None
+    extra = _read_saved(saved)
     bridge.load()
     until_there()
     with Table():
@@ -64,10 +87,3 @@ def open_ports(container: Container, lease: Lease) -> None:
         firewall.masquerade(lease)
         firewall.publish(container.name, lease)
     fault.point("published")
-
-
-def note(container: Container, lease: Lease) -> None:
-    """Record that all of it was configured, for who wants to know whether it still stands."""
-    path = networking.standing_path(container)
-    record.make_directory(os.path.dirname(path))
-    record.replace(path, networking.standing(container, lease).encode())

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from torpor import cgroup, criu, netns, networking, process
+from torpor import cgroup, criu, networking, process
 from torpor.container import RUNC_ROOT, STATE_ROOT
 from torpor.errors import RuntimeFailedError
 from torpor.process import read_small
@@ -224,10 +224,15 @@ def _networks() -> Iterable[Finding]:
         found = f"not found: {', '.join(missing)}; containers can have no bridge"
         yield Finding("networks", WARNING, found, "install iproute2 and nftables")
         return
-    left = [name for name in netns.all_names() if not networking.is_used(name)]
+    left = networking.nobodys()
     if left:
-        remedy = f"unless one of them starts just now: ip netns delete {netns.PREFIX}{left[0]}"
-        yield Finding("networks", WARNING, f"nobody's any more: {', '.join(left)}", remedy)
+        found = f"nobody's any more: those of {', '.join(left)}"
+        remedy = "the next start of a container on a bridge or CNI network removes them"
+        yield Finding("networks", WARNING, found, remedy)
+    elif bridges := networking.idle_bridges():
+        found = f"torpor made them and nobody is on them: {', '.join(bridges)}"
+        remedy = f"unless a container starts just now: ip link delete {bridges[0]}"
+        yield Finding("networks", WARNING, found, remedy)
     else:
         yield Finding("networks", OK, "ip and nft")
 

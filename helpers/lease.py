@@ -25,6 +25,9 @@ _FILE = "network"
 _LOCK = f"{RUN_ROOT}/.locks/.networks"
 # Bundles that people run with runc themselves have leases of this boot only.
 FOREIGN_ROOT = f"{RUN_ROOT}/.networks"
+# Not in the containers' own state directories: one that was removed is to be undone too, and
+# plugins keep leases of their own on disk.
+_CNI_ROOT = f"{STATE_ROOT}/.cni"
 
 
 class Publish:
@@ -128,6 +131,19 @@ class Foreign(Container):
 
 def path(container: Container) -> str:
     return f"{container.state_dir}/{_FILE}"
+
+
+def cni_path(container: Container) -> str:
+    """The record of what CNI plugins did for the container: there as long as it is to be undone."""
+    return f"{_CNI_ROOT}/{container.name}"
+
+
+def cni_names() -> list[str]:
+    """The containers for whom CNI plugins have something to undo."""
+    try:
+        return [name for name in os.listdir(_CNI_ROOT) if valid_name(name)]
+    except FileNotFoundError:
+        return []
 
 
 def read(container: Container) -> Lease | None:

@@ -39,6 +39,12 @@ def standing_path(container: Container) -> str:
     return f"{_STANDING}/{container.name}"
 
 
+def note(container: Container, lease: Lease) -> None:
+    """Record that all of it was configured, for who wants to know whether it still stands."""
+    record.make_directory(_STANDING)
+    record.replace(standing_path(container), standing(container, lease).encode())
+
+
 def begin(container: Container, plan: Plan) -> "Network":
     """For a fresh start: a lease, and the network on its way."""
     if not preparation.first(plan, NETWORK):
@@ -46,22 +52,25 @@ def begin(container: Container, plan: Plan) -> "Network":
     from torpor import addressing
 
     with Table() as table:
-        _sweep()
+        _sweep(table)
         given = addressing.give(container.name, addressing.Wish(plan), table)
-        _require_unused(given)
+        require_unused(given)
         table.write(container, given)
     fault.point("leased")
     return Network(container, plan, given)
 
 
-def _sweep() -> None:
-    """What is left of containers whose state directory was removed, as by systemctl clean."""
-    from torpor import firewall
+def nobodys() -> list[str]:
+    """The containers that have something of a network and no lease: it was removed by hand."""
+    names = {*netns.all_names(), *leases.cni_names()}
+    return sorted(name for name in names if not _is_used(name))
 
-    for name in netns.all_names():
-        if not is_used(name):
-            firewall.remove(name)
-            netns.remove(Container(name))
+
+def _sweep(table: Table) -> None:
+    """What is left of containers whose state directory was removed, as by systemctl clean."""
+    for name in nobodys():
+        _undo(Container(name))
+        _remove_bridges(Container(name), None, table)
 
 
 def begin_again(
@@ -69,7 +78,8 @@ def begin_again(
 ) -> "Network":
     """For a wake: the network that it fell asleep with, as far as it still stands.
 
-    Raises RestoreError where its address or a port of it became another's.
+    Raises RestoreError where its address became another's, and HostFaultError where a port did: a
+    fresh start could not have that either.
     """
     if not preparation.first(plan, NETWORK):
         return Network(container, plan)
@@ -77,6 +87,7 @@ def begin_again(
     if text is None:
         raise RestoreError(f"{generation.network} is missing")
     saved = leases.parse(text, generation.network)
+    require_unused(saved)
     if record.read_bytes(leases.path(container)) == text and saved.boot == state.boot_id():
         stands = _stands(container, saved) and (
             keeps_connections or netns.drop_connections(container)
@@ -88,6 +99,8 @@ def begin_again(
     with Table() as table:
         try:
             addressing.give_again(container.name, saved, table)
+        except HostFaultError:
+            raise
         except TorporError as error:
             raise RestoreError(error.message, error.hint) from error
         table.write(container, saved)
@@ -103,7 +116,13 @@ def _stands(container: Container, lease: Lease) -> bool:
         said = record.read_bytes(standing_path(container))
     except RecordError:
         return False
-    return said is not None and said.decode() == standing(container, lease)
+    if said is None or said.decode() != standing(container, lease):
+        return False
+    if lease.kind != leases.CNI:
+        return True
+    from torpor import cni_lease
+
+    return cni_lease.stands(container)
 
 
 def standing(container: Container, lease: Lease) -> str:
@@ -117,12 +136,13 @@ def standing(container: Container, lease: Lease) -> str:
     return f"{netns.identity(container)} {index} {bridge}\n"
 
 
-def _require_unused(lease: Lease) -> None:
+def require_unused(lease: Lease) -> None:
+    """That no process of the host listens on a port that is to be published."""
     from torpor import firewall
 
     for port in lease.publish:
         if firewall.port_in_use(port):
-            raise TorporError(
+            raise HostFaultError(
                 f"network: publish: {port}: a process of the host listens on that port",
                 f"see: ss -lnp 'sport = :{port.host_port}'",
             )
@@ -207,16 +227,20 @@ class Network:
 
     def release(self) -> None:
         """Let packets in, now that the container is there to get them."""
-        if self._is_held and self._lease is not None and self._lease.device:
+        if not self._is_held or self._lease is None:
+            return
+        if self._lease.device:
             from torpor import loopback
 
             loopback.set_up(self._lease.device)
+        note(self._container, self._lease)  # only now: what is held does not stand
 
     def _abandon(self) -> None:
         if self._child is not None and self._child.status is None:
             os.close(self._go)
             os.close(self._said)
-            self._child.kill()
+            process.kill_tree(self._child.pid)  # a plugin would go on with what is then undone
+            self._child.wait()
 
 
 def save(container: Container, plan: Plan, generation: Generation, pid: int) -> None:
@@ -257,10 +281,11 @@ def leave(container: Container) -> list[str]:
 
 def has_any(container: Container) -> bool:
     """Whether there is a network to leave, or what is left of one."""
-    return os.path.lexists(leases.path(container)) or os.path.lexists(netns.path(container))
+    places = (leases.path(container), netns.path(container), leases.cni_path(container))
+    return any(map(os.path.lexists, places))
 
 
-def is_used(name: str) -> bool:
+def _is_used(name: str) -> bool:
     """Whether a container of this name, of torpor's or of others, has a lease."""
     places = (leases.path(Container(name)), leases.path(leases.Foreign(name)))
     return any(map(os.path.lexists, places))
@@ -274,13 +299,24 @@ def _sleeps(container: Container) -> bool:
 
 
 def _remove(container: Container, lease: Lease | None) -> list[str]:
+    warnings = _undo(container)
+    with Table() as table:
+        # Before the lease: as long as that is there, somebody comes back to remove the rest.
+        warnings += _remove_bridges(container, lease, table)
+        fault.point("unbridged")
+        table.remove(container)
+    return warnings
+
+
+def _undo(container: Container) -> list[str]:
+    """All that is the container's alone, but for its lease; returns warnings."""
     from torpor import bridge, firewall
 
     warnings = []
-    if lease is not None and lease.kind == leases.CNI:
+    if os.path.lexists(leases.cni_path(container)):
         from torpor import cni_lease
 
-        warnings += cni_lease.remove(container, lease)
+        warnings += cni_lease.remove(container)
     warnings += firewall.remove(container.name)
     fault.point("unpublished")
     # The namespace would take it along, but later.
@@ -288,11 +324,9 @@ def _remove(container: Container, lease: Lease | None) -> list[str]:
     if reason := netns.remove(container):
         warnings.append(reason)
     fault.point("disconnected")
-    with Table() as table:
-        if os.path.exists(standing_path(container)):
-            os.unlink(standing_path(container))
-        table.remove(container)
-        return warnings + _remove_bridges(container, lease, table)
+    if os.path.exists(standing_path(container)):
+        os.unlink(standing_path(container))
+    return warnings
 
 
 def _remove_bridges(container: Container, lease: Lease | None, table: Table) -> list[str]:
@@ -300,12 +334,25 @@ def _remove_bridges(container: Container, lease: Lease | None, table: Table) -> 
     from torpor import bridge, firewall
 
     try:
-        others = table.others(container.name)
+        used = _bridges_in_use(table, container.name)
     except TorporError as error:  # it may be on any of them
         return [str(error)]
-    used = {one.network for _, one in others if one.kind == leases.BRIDGE}
     own = {lease.network} if lease is not None and lease.kind == leases.BRIDGE else set()
     warnings = []
     for name in (own | bridge.own()) - used:
         warnings += firewall.remove_bridge(name) + bridge.remove_unused(name)
     return warnings
+
+
+def idle_bridges() -> list[str]:
+    """Those that torpor made and nobody has a lease on. Raises TorporError."""
+    from torpor import bridge
+
+    with Table() as table:
+        return sorted(bridge.own() - _bridges_in_use(table))
+
+
+def _bridges_in_use(table: Table, but: str = "") -> set[str]:
+    """Those that a container other than one has a lease on. Raises TorporError."""
+    others = table.others(but)
+    return {lease.network for _, lease in others if lease.kind == leases.BRIDGE}

@@ -50,7 +50,7 @@ def _disconnect(told: OciState) -> None:
 
 
 def _connect(told: OciState) -> None:
-    from torpor import addressing, connecting, netns
+    from torpor import addressing, connecting, netns, networking
     from torpor.lease import Foreign, Table
 
     if _netns(told.pid) == _netns(os.getpid()):
@@ -62,13 +62,14 @@ def _connect(told: OciState) -> None:
     wish = addressing.Wish(annotations.network(told.annotations))
     with Table() as table:
         lease = addressing.give(container.name, wish, table)
+        networking.require_unused(lease)
         table.write(container, lease)
     try:
         netns.attach(container, told.pid)
         for warning in connecting.connect(container, lease):
             journal.warn(f"{told.id!a}: {warning}")
         connecting.open_ports(container, lease)
-        connecting.note(container, lease)
+        networking.note(container, lease)
     except BaseException:
         _disconnect(told)
         raise

@@ -40,7 +40,8 @@ def _configure(container: Container, what: str, options: list[str]) -> None:
         )
         warn(container.name, warnings)
     connecting.open_ports(container, lease)
-    connecting.note(container, lease)
+    if networking.HOLD not in options:
+        networking.note(container, lease)
 
 
 def _await_go() -> None:

@@ -133,6 +133,20 @@ def greeting(container: Container, host: str) -> str:
     return within(container, f"set -- {host}; {ANSWERS}").strip()
 
 
+@contextmanager
+def listening(machine: Machine, port: int) -> Iterator[None]:
+    """A process of the host that has a port."""
+    listen = f"import socket,time; s=socket.create_server(('',{port})); time.sleep(999)"
+    unit = f"net-listens-{port}"
+    machine.run("systemd-run", "--quiet", f"--unit={unit}", "--collect", "python3", "-c", listen)
+    until = 'until ss -Hltn "sport = :$1" | grep -q .; do sleep 0.05; done'
+    try:
+        machine.run("timeout", "5", "sh", "-c", until, "sh", str(port))
+        yield
+    finally:
+        machine.run("systemctl", "stop", unit, check=False)
+
+
 def is_awake(container: Container) -> None:
     assert container.property("StatusText").startswith("restored"), container.journal()
 
@@ -401,6 +415,25 @@ def test_who_lost_an_address_that_was_given_starts_fresh_with_another(machine: M
         assert address(container).startswith("10.77.0.")
 
 
+@pytest.mark.parametrize("taker", ["container", "process"])
+def test_who_lost_a_port_sleeps_on_until_it_is_free(machine: Machine, taker: str) -> None:
+    with networked(machine, "net-port", bridge(publish=["8093:7000"])) as container:
+        container.stop()
+        with ExitStack() as stack:
+            if taker == "container":
+                machine.run("rm", "/var/lib/torpor/net-port/network")
+                thief = bridge(publish=["8093:7000"])
+                stack.enter_context(networked(machine, "net-port-thief", thief))
+            else:
+                stack.enter_context(listening(machine, 8093))
+            assert re.search(
+                "(net-port-thief has|a process of the host listens)", refuses(container)
+            )
+            assert container.state() == "READY"
+        container.start()
+        is_awake(container)
+
+
 # Ids mapped
 
 
@@ -609,7 +642,87 @@ def test_a_killed_start_leaves_nothing_after_the_next(machine: Machine, moment: 
         container.remove()
 
 
-@pytest.mark.parametrize("moment", ["wired", "published"])
+@pytest.mark.parametrize("victim", ["helper", "criu"])
+def test_one_made_again_is_let_in_also_where_its_first_wake_was_killed(
+    machine: Machine, victim: str
+) -> None:
+    name = f"net-again-{victim}"
+    with routed(machine) as peer, networked(machine, name, bridge()) as container:
+        container.drop_in("timeout", "TimeoutStartSec=8s\nTimeoutStopSec=3s")
+        container.stop()
+        meddle(container, "namespace")
+        kill_at(container, "start", "post-restore", victim)
+        if container.property("ActiveState") != "active":
+            container.systemctl("reset-failed", check=False)
+            container.start()
+        is_awake(container)
+        assert peer.ask(address(container)).startswith(f"{name} ")
+
+
+KILLED_DISCARD = r"""
+rm -f /run/fault
+TORPOR_FAULT=$2=stop TORPOR_FAULT_FILE=/run/fault torpor discard "$1" &
+until [ -s /run/fault ]; do sleep 0.05; done
+kill -9 "$(cut -d' ' -f2 /run/fault)"
+wait
+"""
+
+
+@pytest.mark.parametrize("moment", ["discarded", "unpublished", "disconnected", "unbridged"])
+def test_a_killed_discard_is_finished_by_another(machine: Machine, moment: str) -> None:
+    with networked(machine, "net-dropped", bridge(publish=["8094:7000"])) as container:
+        container.stop()
+        words = ("sh", "-c", KILLED_DISCARD, "sh", container.name, moment)
+        machine.run("timeout", "20", *words, check=False)
+        assert opened(machine) != ""
+        machine.run("torpor", "discard", container.name)
+        assert opened(machine) == ""
+
+
+def test_one_that_runs_keeps_its_network_when_somebody_discards_its_memory(
+    machine: Machine,
+) -> None:
+    with routed(machine) as peer, networked(machine, "net-runs", bridge()) as container:
+        cycle(container)
+        machine.run("torpor", "discard", container.name, check=False)
+        assert peer.ask(address(container)).startswith("net-runs ")
+
+
+def test_a_sleeper_whose_definition_is_gone_keeps_its_network_until_it_is_discarded(
+    machine: Machine,
+) -> None:
+    with networked(machine, "net-orphan", bridge()) as container:
+        before = identity(container)
+        container.stop()
+        definition = f"/etc/torpor/{container.name}.yaml"
+        machine.run("mv", definition, "/run/definition")
+        refuses(container)
+        with networked(machine, "net-other", bridge()):
+            pass
+        machine.run("mv", "/run/definition", definition)
+        container.start()
+        is_awake(container)
+        assert identity(container) == before
+        container.stop()
+        machine.run("rm", definition)
+        machine.run("torpor", "discard", container.name)
+        assert opened(machine) == ""
+
+
+def test_doctor_names_what_is_nobodys(machine: Machine) -> None:
+    made = "ip netns add torpor-nobody; ip link add tbidle type bridge;"
+    machine.run("sh", "-ec", f"{made} ip link set tbidle alias torpor")
+    try:
+        said = machine.run("torpor", "doctor", check=False).stdout
+        assert "nobody's any more: those of nobody" in said
+        machine.run("ip", "netns", "delete", "torpor-nobody")
+        said = machine.run("torpor", "doctor", check=False).stdout
+        assert "nobody is on them: tbidle" in said
+    finally:
+        machine.run("sh", "-c", "ip netns delete torpor-nobody; ip link delete tbidle", check=False)
+
+
+@pytest.mark.parametrize("moment", ["bridge", "wired", "published"])
 def test_a_killed_configuration_fails_the_start_with_a_message(
     machine: Machine, moment: str
 ) -> None:
@@ -651,17 +764,13 @@ WRONG = {
 @pytest.fixture(scope="module")
 def occupied(machine: Machine) -> Iterator[None]:
     """A container with an address and port 8090, a process with port 8091, a device."""
-    listen = "import socket,time; s=socket.create_server(('',8091)); time.sleep(999)"
-    unit = ("systemd-run", "--quiet", "--unit=net-occupant", "--collect")
-    machine.run(*unit, "python3", "-c", listen)
     machine.run("ip", "link", "add", "notbridge", "type", "ifb")
     network = bridge(address="10.77.0.99", publish=["8090:7000"])
     try:
-        with networked(machine, "net-occupies", network):
+        with listening(machine, 8091), networked(machine, "net-occupies", network):
             yield
     finally:
         machine.run("ip", "link", "del", "notbridge", check=False)
-        machine.run("systemctl", "stop", "net-occupant", check=False)
 
 
 @pytest.mark.parametrize("case", WRONG)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from test_network import listening
 
 from containers import BUSYBOX, make_bundle, make_busybox
 from machine import Machine
@@ -44,6 +45,12 @@ class Bundle:
     def annotate(self, text: str) -> None:
         config = json.loads(self.machine.read(f"{BUNDLE}/config.json"))
         config["annotations"]["io.torpor.network"] = text
+        self.machine.write(f"{BUNDLE}/config.json", json.dumps(config))
+
+    def set_hook_environment(self, stage: str, variables: list[str]) -> None:
+        config = json.loads(self.machine.read(f"{BUNDLE}/config.json"))
+        for hook in config["hooks"][stage]:
+            hook["env"] = variables
         self.machine.write(f"{BUNDLE}/config.json", json.dumps(config))
 
     def run(self, script: str = RUN) -> str:
@@ -130,6 +137,40 @@ def test_the_hosts_network_is_not_touched(bundle: Bundle) -> None:
 
     bundle.make(f"{{bridge: {BRIDGE}}}", share)
     assert "the container has the host's network namespace" in bundle.run()
+
+
+def test_a_port_that_a_process_of_the_host_has_is_refused(bundle: Bundle) -> None:
+    with listening(bundle.machine, 18082):
+        bundle.make(f'{{bridge: {BRIDGE}, subnet: 10.84.0.0/24, publish: ["18082:80"]}}')
+        assert "a process of the host listens on that port" in bundle.run()
+
+
+CNI = """{"cniVersion": "1.0.0", "name": "nh-lan", "plugins": [{"type": "ptp",
+"ipam": {"type": "host-local", "subnet": "10.86.0.0/24"}}]}"""
+
+
+@pytest.mark.parametrize("moment", ["bridge", "wired", "published", "cni-asked", "cni-added"])
+def test_nothing_is_left_of_a_killed_one_when_the_container_is_deleted(
+    bundle: Bundle, moment: str
+) -> None:
+    machine = bundle.machine
+    machine.write("/etc/cni/net.d/nh-lan.conflist", CNI)
+    is_cni = moment.startswith("cni")
+    bundle.make("{cni: nh-lan}" if is_cni else f"{{bridge: {BRIDGE}, subnet: 10.84.0.0/24}}")
+    fault = [f"TORPOR_FAULT={moment}=stop", "TORPOR_FAULT_FILE=/run/fault"]
+    bundle.set_hook_environment("createRuntime", fault)
+    machine.run("rm", "-f", "/run/fault")
+    runc = machine.popen("sh", "-c", RUN, "sh", BUNDLE, ID)
+    machine.run("timeout", "20", "sh", "-c", "until [ -s /run/fault ]; do sleep 0.05; done")
+    machine.run("sh", "-c", "kill -9 $(cut -d' ' -f2 /run/fault)")
+    runc.communicate("", timeout=30)
+    assert runc.returncode
+    bundle.set_hook_environment("createRuntime", [])
+    assert bundle.run() == ""  # the next of this id
+    assert len(bundle.addresses()) == 1
+    bundle.remove()
+    machine.run("rm", "/etc/cni/net.d/nh-lan.conflist")
+    assert machine.run("ls", "/var/lib/cni/networks/nh-lan", check=False).stdout.count("10.86") == 0
 
 
 def test_podman_runs_it(machine: Machine) -> None:

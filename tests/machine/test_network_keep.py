@@ -332,9 +332,96 @@ def test_connections_are_kept_without(machine: Machine, which: str) -> None:
         talk.end()
 
 
-def test_to_keep_connections_in_the_hosts_network_is_refused(machine: Machine) -> None:
+# A CRIU that was built without nftables, as far as it says itself.
+CRIU_WITHOUT_NFTABLES = """#!/bin/sh
+case "$*" in *network_lock_nftables*) exit 1 ;; esac
+exec /usr/sbin/criu "$@"
+"""
+
+
+@contextmanager
+def without_nftables(machine: Machine) -> Iterator[None]:
+    machine.write("/usr/local/sbin/criu", CRIU_WITHOUT_NFTABLES, 0o755)
+    try:
+        yield
+    finally:
+        machine.run("rm", "/usr/local/sbin/criu")
+
+
+def iptables_of(container: Container) -> str:
+    """The rules of a sleeper's namespace by which CRIU drops packets."""
+    words = ("ip", "netns", "exec", namespace(container), "iptables-save")
+    return container.machine.run(*words).stdout
+
+
+def test_the_lock_of_iptables_holds_and_goes(machine: Machine) -> None:
+    with (
+        without_nftables(machine),
+        routed(machine) as peer,
+        keeper(machine, "keep-iptables", checkpoint=KEEP) as container,
+    ):
+        talk = peer.talk(ADDRESS)
+        for number in range(2):
+            container.stop()
+            assert "-A INPUT -j CRIU" in iptables_of(container)
+            assert set(locks(machine).splitlines()) == {f"{namespace(container)}: CRIU"}
+            talk.write(f"while it sleeps {number}")
+            time.sleep(0.3)
+            container.start()
+            is_awake(container)
+            assert locks(machine) == ""
+            assert talk.read() == f"while it sleeps {number}"
+        drop_in = container.drop_in("fault", 'Environment="TORPOR_FAULT=restoring=fail"')
+        container.stop()
+        assert container.systemctl("start", check=False) != 0
+        machine.run("rm", drop_in)
+        machine.run("systemctl", "daemon-reload")
+        container.systemctl("reset-failed", check=False)
+        container.start()
+        is_awake(container)
+        assert locks(machine) == ""
+        assert talk.say("again") == "again"
+        container.stop()
+        machine.run("torpor", "discard", container.name)
+        assert locks(machine) == ""
+        assert closed(talk)
+        talk.end()
+
+
+@pytest.mark.parametrize("victim", ["helper", "criu"])
+def test_no_lock_of_iptables_stays_when_a_dump_is_killed(machine: Machine, victim: str) -> None:
+    name = f"keep-iptables-{victim}"
+    with without_nftables(machine), keeper(machine, name, checkpoint=KEEP) as container:
+        container.drop_in("timeout", "TimeoutStartSec=8s\nTimeoutStopSec=3s")
+        kill_at(container, "stop", "post-dump", victim)
+        assert locks(machine) == ""
+        container.systemctl("reset-failed", check=False)
+        container.start()
+        assert locks(machine) == ""
+
+
+def test_where_nothing_can_lock_the_network_all_say_so(machine: Machine) -> None:
+    said = "CRIU can hold back no packets"
+    with (
+        without_nftables(machine),
+        hidden(machine, PROGRAMS["iptables"]),
+        keeper(machine, "keep-neither", checkpoint=KEEP) as container,
+    ):
+        doctor = machine.run("torpor", "doctor", check=False).stdout
+        assert "neither this CRIU with nftables nor iptables" in doctor
+        trial = machine.run("torpor", "check", "--checkpoint", container.name, check=False)
+        assert trial.returncode and said in trial.stderr
+        container.stop()
+        assert container.state() == "EXITED"
+        assert said in container.journal()
+
+
+@pytest.mark.parametrize("network", ["host", {"namespace": "/proc/1/ns/net"}])
+def test_to_keep_connections_in_somebody_elses_network_is_refused(
+    machine: Machine, network: object
+) -> None:
     container = Container(machine, "keep-host")
-    container.define(rootfs=ROOTFS, command=COMMAND, network="host", checkpoint=KEEP)
+    container.define(rootfs=ROOTFS, command=COMMAND, network=network, checkpoint=KEEP)
     assert container.systemctl("start", check=False) != 0
     text = container.journal()
     assert "checkpoint" in text and "keep" in text and "Traceback" not in text
