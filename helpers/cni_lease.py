@@ -68,13 +68,16 @@ def _require_mac(lease: Lease, result: cni.Result) -> None:
     lease.mac = lease.mac or result.mac
 
 
-def stands(container: Container) -> bool:
-    """Whether what the plugins did is still there, as far as they can tell."""
+def check(container: Container) -> str:
+    """Why what the plugins did does not stand any more, as far as they can tell, or ""."""
+    path = leases.cni_path(container)
     try:
-        call = cni.read(leases.cni_path(container))
-    except RecordError:
-        return False
-    return call is not None and not cni.check(call, netns.name(container), netns.path(container))
+        call = cni.read(path)
+    except RecordError as error:
+        return str(error)
+    if call is None:
+        return f"{path} is gone"
+    return cni.check(call, netns.name(container), netns.path(container))
 
 
 def remove(container: Container) -> list[str]:

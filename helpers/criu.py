@@ -120,7 +120,7 @@ class Channel:
     """The two FIFOs over which CRIU's action script asks, and this process answers.
 
     The script waits for the answer with CRIU, and the container, held at that stage.
-    When this process dies the script fails and CRIU rolls back.
+    When this process dies the script fails and CRIU rolls back, unless the dump is committed.
     """
 
     def __init__(self, container: Container) -> None:
@@ -132,6 +132,7 @@ class Channel:
         flags = os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC
         self.fd, self._answer = (os.open(path, flags) for path in self._paths)
         self._directory = container.run_dir
+        self._state_path = container.state_path
         self._pending = b""
 
     def environment(
@@ -142,6 +143,7 @@ class Channel:
             "TORPOR_CONTROLLERS": "yes" if with_controllers else "",
             "CRIU_CONFIG_FILE": config,
             "TORPOR_CHANNEL": self._directory,
+            "TORPOR_STATE": self._state_path,
             "TORPOR_PAYLOAD": payload.path,
             "TORPOR_SUPERVISOR": supervisor_of(own_unit()).path,
         }

@@ -89,11 +89,13 @@ def begin_again(
     saved = leases.parse(text, generation.network)
     require_unused(saved)
     if record.read_bytes(leases.path(container)) == text and saved.boot == state.boot_id():
-        stands = _stands(container, saved) and (
+        fallen = "" if saved.mapped else _fallen(container, saved)
+        stands = not (saved.mapped or fallen) and (
             keeps_connections or netns.drop_connections(container)
         )
-        what = RULES if stands else BUILD
-        return Network(container, plan, saved, what, generation)
+        network = Network(container, plan, saved, RULES if stands else BUILD, generation)
+        network.warnings += [f"network: it is made again: {fallen}"] if fallen else []
+        return network
     from torpor import addressing
 
     with Table() as table:
@@ -108,21 +110,19 @@ def begin_again(
     return Network(container, plan, saved, BUILD, generation)
 
 
-def _stands(container: Container, lease: Lease) -> bool:
-    """Whether the namespace of before still is, and its link to the host."""
-    if lease.mapped:
-        return False
+def _fallen(container: Container, lease: Lease) -> str:
+    """What is no more of the namespace of before and its link to the host; empty where all is."""
     try:
         said = record.read_bytes(standing_path(container))
-    except RecordError:
-        return False
+    except RecordError as error:
+        return str(error)
     if said is None or said.decode() != standing(container, lease):
-        return False
+        return "its namespace, link or bridge is not what it was"
     if lease.kind != leases.CNI:
-        return True
+        return ""
     from torpor import cni_lease
 
-    return cni_lease.stands(container)
+    return cni_lease.check(container)
 
 
 def standing(container: Container, lease: Lease) -> str:
@@ -164,6 +164,7 @@ class Network:
         self._lease = lease  # None: it has no network of its own
         self._what = what
         self._child: process.Child | None = None
+        self.warnings: list[str] = []
         # The link to the host is up only when a restore is done: a packet for a connection that
         # is not there yet would be answered with a reset.
         self._is_held = saved is not None and what == BUILD

@@ -96,6 +96,7 @@ def _restore_or_explain(
             with networking.begin_again(
                 container, sleeper.plan, generation, keeps_connections=keeps_connections
             ) as network:
+                warn(container.name, network.warnings)
                 _prepare(container, sleeper.plan)
                 _restore(sleeper, network, inputs, current, stop_asked)
             return None

@@ -26,7 +26,7 @@ SUBNET = "10.79.0.0/24"
 KEEP = {"tcp": "keep"}
 NETWORK = {"bridge": BRIDGE, "subnet": SUBNET, "address": ADDRESS}
 SIZE_BYTES = 100_000_000
-BYTES_PER_S = 20_000_000
+BYTES_PER_S = 12_000_000
 # One end of each transfer beside the server: what nc sends is a file, what it gets is summed up.
 TRANSFERS = """
 busybox nc -l -p 7100 </data >/dev/null &
@@ -234,15 +234,22 @@ def test_no_lock_stays_when_a_dump_is_killed(machine: Machine, moment: str, vict
         talk.end()
 
 
-def test_connections_go_on_where_a_helper_died_after_the_commit(machine: Machine) -> None:
-    with routed(machine) as peer, keeper(machine, "keep-committed", checkpoint=KEEP) as container:
+@pytest.mark.parametrize("moment", ["committed", "killed", "ready"])
+def test_connections_go_on_where_a_helper_died_after_the_commit(
+    machine: Machine, moment: str
+) -> None:
+    name = f"keep-{moment}"
+    with routed(machine) as peer, keeper(machine, name, checkpoint=KEEP) as container:
         container.drop_in("timeout", "TimeoutStartSec=8s\nTimeoutStopSec=3s")
         talk = peer.talk(ADDRESS)
-        kill_at(container, "stop", "committed", "helper")
+        kill_at(container, "stop", moment, "helper")
+        talk.write("while it sleeps")
+        assert set(locks(machine).splitlines()) == {f"{namespace(container)}: CRIU"}
         container.systemctl("reset-failed", check=False)
         container.start()
         is_awake(container)
         assert locks(machine) == ""
+        assert talk.read() == "while it sleeps"
         assert talk.say("hello") == "hello"
         talk.end()
 
