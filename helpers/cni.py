@@ -23,12 +23,10 @@ _PLUGINS = os.environ.get("TORPOR_CNI_PATH", "/opt/cni/bin:/usr/lib/cni:/usr/lib
 _FILE_MAX_BYTES = 1 << 20
 _RESULT_MAX_BYTES = 1 << 20
 _OLDEST = (0, 3)  # before that a result has another form
-_OLDEST_WITH_CHECK = (0, 4)
 _VERSION = re.compile(r"([0-9]{1,3})\.([0-9]{1,3})\.[0-9]{1,3}")
 # A plugin may ask a server; one that does not answer must not use up the time of the undoing.
 _ADD_TIMEOUT_S = 20.0
 _DELETE_TIMEOUT_S = 10.0
-_CHECK_TIMEOUT_S = 10.0
 _SHOWN_LENGTH = 200
 
 Document = dict[str, Any]
@@ -53,7 +51,6 @@ class Network:
     path: str
     version: str
     plugins: tuple[Document, ...]
-    has_check: bool  # whether its plugins can say if what they did still stands
 
 
 @dataclass
@@ -68,7 +65,6 @@ class Call:
     plugins: list[Document]
     arguments: str  # CNI_ARGS
     interface: str  # the container's
-    has_check: bool
     result: Document | None = None
     addresses: list[str] = field(default_factory=list)  # that are asked for; not in a record
 
@@ -127,25 +123,19 @@ def _read(path: str) -> Network:
         if not plugins:
             raise ShapeError("it has no plugins")
         version = a_text(said.get("cniVersion"), "cniVersion")
-        has_check = said.get("disableCheck") is not True and _parts(version) >= _OLDEST_WITH_CHECK
-        return Network(a_text(said.get("name"), "name"), path, version, plugins, has_check)
+        return Network(a_text(said.get("name"), "name"), path, version, plugins)
     except (OSError, ValueError, ShapeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise TorporError(f"network: cni: {path}: {reason}", "Mend that file.") from error
 
 
 def _require_version(network: Network) -> None:
-    if _parts(network.version) < _OLDEST:
+    found = _VERSION.fullmatch(network.version)
+    if not found or (int(found[1]), int(found[2])) < _OLDEST:
         raise TorporError(
             f"network: cni: {network.path}: 'cniVersion' {network.version!a} is not supported",
             "Write 1.0.0, or what its plugins know; at least 0.3.0.",
         )
-
-
-def _parts(version: str) -> tuple[int, int]:
-    """The first two numbers of a version; zeros for what is none."""
-    found = _VERSION.fullmatch(version)
-    return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
 def prepare(
@@ -176,7 +166,6 @@ def prepare(
         plugins,
         ";".join(said),
         interface,
-        network.has_check,
         addresses=bare,
     )
 
@@ -261,16 +250,21 @@ def _understand(result: Document, place: str, interface: str) -> Result:
     return found
 
 
-def check(call: Call, identity: str, place: str) -> str:
-    """Why what the plugins did no longer stands, as one of them says; empty where it does."""
-    if not call.has_check or call.result is None:
-        return ""
-    try:
-        for plugin in call.plugins:
-            _execute("CHECK", call, plugin, call.result, (identity, place), _CHECK_TIMEOUT_S)
-    except (TorporError, OSError) as error:
-        return str(error)
-    return ""
+def publish_again(call: Call, identity: str, place: str) -> None:
+    """Have those plugins do it again that publish ports. Raises TorporError, OSError.
+
+    Who emptied the firewall took their rules; the interface and its addresses still stand. Whether
+    the rules do, CHECK would say, but portmap 1.1 denies it wherever there is no IPv6.
+    """
+    where = (identity, place)
+    for plugin in call.plugins:
+        if not plugin.get("runtimeConfig", {}).get("portMappings"):
+            continue
+        try:
+            _execute("DEL", call, plugin, call.result, where, _DELETE_TIMEOUT_S)
+        except TorporError:
+            pass  # what is not there any more
+        _execute("ADD", call, plugin, call.result, where, _ADD_TIMEOUT_S)
 
 
 def delete(call: Call, identity: str, place: str) -> list[str]:
@@ -394,8 +388,7 @@ def parse(text: bytes, where: str) -> Call:
         if not all(isinstance(plugin.get("type"), str) for plugin in plugins):
             raise ShapeError("a plugin has no type")
         result = an_object(said["result"], "result") if said.get("result") is not None else None
-        has_check = said.get("has_check") is True
-        return Call(name, version, plugins, arguments, interface, has_check, result)
+        return Call(name, version, plugins, arguments, interface, result)
     except (ValueError, ShapeError) as error:
         raise RecordError(f"{where}: not a record of a CNI network: {error}") from error
 

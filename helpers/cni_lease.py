@@ -68,16 +68,11 @@ def _require_mac(lease: Lease, result: cni.Result) -> None:
     lease.mac = lease.mac or result.mac
 
 
-def check(container: Container) -> str:
-    """Why what the plugins did does not stand any more, as far as they can tell, or ""."""
-    path = leases.cni_path(container)
-    try:
-        call = cni.read(path)
-    except RecordError as error:
-        return str(error)
-    if call is None:
-        return f"{path} is gone"
-    return cni.check(call, netns.name(container), netns.path(container))
+def publish_again(container: Container) -> None:
+    """Have the firewall publish the ports again where somebody emptied it. Raises TorporError."""
+    call = cni.read(leases.cni_path(container))
+    if call is not None:
+        cni.publish_again(call, netns.name(container), netns.path(container))
 
 
 def remove(container: Container) -> list[str]:

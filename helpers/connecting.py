@@ -81,9 +81,16 @@ def _connect_to_bridge(
     return warnings
 
 
-def open_ports(container: Container, lease: Lease) -> None:
-    """Have the firewall do what the lease says, also where somebody emptied it meanwhile."""
+def open_ports(container: Container, lease: Lease, *, again: bool = False) -> None:
+    """Have the firewall do what the lease says, also where somebody emptied it meanwhile.
+
+    again: the rest was connected before this.
+    """
     if lease.kind == leases.BRIDGE:
         firewall.masquerade(lease)
         firewall.publish(container.name, lease)
+    elif again:
+        from torpor import cni_lease
+
+        cni_lease.publish_again(container)
     fault.point("published")

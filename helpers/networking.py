@@ -116,13 +116,8 @@ def _fallen(container: Container, lease: Lease) -> str:
         said = record.read_bytes(standing_path(container))
     except RecordError as error:
         return str(error)
-    if said is None or said.decode() != standing(container, lease):
-        return "its namespace, link or bridge is not what it was"
-    if lease.kind != leases.CNI:
-        return ""
-    from torpor import cni_lease
-
-    return cni_lease.check(container)
+    is_so = said is not None and said.decode() == standing(container, lease)
+    return "" if is_so else "its namespace, link or bridge is not what it was"
 
 
 def standing(container: Container, lease: Lease) -> str:

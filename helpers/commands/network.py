@@ -39,7 +39,7 @@ def _configure(container: Container, what: str, options: list[str]) -> None:
             until_there=_await_go,
         )
         warn(container.name, warnings)
-    connecting.open_ports(container, lease)
+    connecting.open_ports(container, lease, again=what == networking.RULES)
     if networking.HOLD not in options:
         networking.note(container, lease)
 

@@ -5,7 +5,7 @@ import pytest
 from torpor import cni
 from torpor.errors import RecordError
 
-NETWORK = cni.Network("lan", "/etc/cni/net.d/lan", "1.0.0", ({"type": "bridge"},), True)
+NETWORK = cni.Network("lan", "/etc/cni/net.d/lan", "1.0.0", ({"type": "bridge"},))
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_a_record_says_all_that_is_needed_to_undo_it() -> None:
     call.result = {"cniVersion": "1.0.0", "ips": []}
     read = cni.parse(cni.serialize(call), "record")
     assert read.arguments == "IgnoreUnknown=1;IP=10.1.2.3;MAC=02:00:00:00:00:01"
-    assert (read.interface, read.has_check, read.result) == ("eth0", True, call.result)
+    assert (read.interface, read.result) == ("eth0", call.result)
     assert read.plugins == [{"type": "bridge", "name": "lan", "cniVersion": "1.0.0"}]
 
 
