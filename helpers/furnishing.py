@@ -66,15 +66,24 @@ def _image(pid: int) -> list[str]:
 
 
 def _listens(pid: int) -> bool:
-    """Whether a container's systemd accepts connections of systemctl(1)."""
-    link = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
+    """Whether a container's systemd accepts connections of systemctl(1).
+
+    The container decides what lies there: no link leads out of it, and nothing is waited for.
+    """
     try:
-        link.connect(f"/proc/{pid}/root{systemd_mode.PRIVATE_SOCKET}")
+        place = inroot.open_handle(f"/proc/{pid}/root", systemd_mode.PRIVATE_SOCKET)
+    except OSError:
+        return False
+    kind = _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC | _socket.SOCK_NONBLOCK
+    link = _socket.socket(_socket.AF_UNIX, kind)
+    try:
+        link.connect(f"/proc/self/fd/{place}")
         return True
     except OSError:
         return False
     finally:
         link.close()
+        os.close(place)
 
 
 @contextmanager
