@@ -11,6 +11,7 @@ from torpor import (
     bundle,
     capabilities,
     devices,
+    hierarchy,
     hooks_d,
     idmap,
     image_store,
@@ -206,17 +207,15 @@ def gather(
     )
 
 
-def stamp_paths(definition: Definition, where: Storage) -> list[str]:
+def stamp_paths(definition: Definition, base: Config | None, where: Storage) -> list[str]:
     """The files that gather() and storage() read: a change of one calls for a new rendering."""
-    container = Container(definition.name)
-    roots = [where.lower]
     paths = []
-    if definition.image is not None:
-        roots.append(f"{overlay.storage_path(container)}/upper")
-        if definition.image.is_layout:
-            paths.append(oci_layout.index_path(definition.image))
-    for path in (f"/etc/{file}" for file in ("passwd", "group")):
-        paths += [name for root in roots for name in (f"{root}{path}", _inside(root, path))]
+    if definition.image is not None and definition.image.is_layout:
+        paths.append(oci_layout.index_path(definition.image))
+    is_systemd = _is_systemd(definition, base, where.image)
+    for path in ("/etc/passwd", "/etc/group", *(systemd_root.FILES if is_systemd else ())):
+        for root in _roots(definition, where):
+            paths += [f"{root}{path}", _inside(root, path)]
     if definition.userns is not None:
         paths += ["/etc/subuid", "/etc/subgid", "/etc/passwd"]
     if definition.seccomp and definition.seccomp.profile:
@@ -225,6 +224,23 @@ def stamp_paths(definition: Definition, where: Storage) -> list[str]:
     for other in namespaces.others(definition.namespaces).values():
         paths.append(Container(other).rendered_path)
     return list(dict.fromkeys((*paths, "/etc/selinux/config", *hooks_d.stamp_paths())))
+
+
+def directories(definition: Definition, base: Config | None, where: Storage) -> list[str]:
+    """Where gather() found a directory or nothing: anything else calls for a new rendering."""
+    paths = []
+    for place in systemd_root.PLACES if _is_systemd(definition, base, where.image) else ():
+        above, name = os.path.split(place)
+        for root in _roots(definition, where):
+            paths += [f"{root}{place}", f"{_inside(root, above)}/{name}"]
+    return list(dict.fromkeys(paths))
+
+
+def _roots(definition: Definition, where: Storage) -> list[str]:
+    """Where the files of the root file system are before it is mounted."""
+    if definition.image is None:
+        return [where.lower]
+    return [where.lower, f"{overlay.storage_path(Container(definition.name))}/upper"]
 
 
 def _inside(root: str, path: str) -> str:
@@ -317,20 +333,28 @@ def _sources(definition: Definition) -> dict[str, str]:
 def _systemd(
     definition: Definition, base: Config | None, image: ImageConfig | None, root: str
 ) -> SystemdRoot | None:
-    """What systemd finds in root, None where another program is PID 1.
-
-    A bundle stays its author's unless the definition says otherwise.
-    """
-    mode = definition.systemd or (systemd_mode.NEVER if base else systemd_mode.AUTO)
-    said = (base or {}).get("process", {}).get("args") or ()
-    command = definition.command or (image.command if image else said)
-    if not systemd_mode.applies(mode, command):
+    """What systemd finds in root, None where another program is PID 1."""
+    if not _is_systemd(definition, base, image):
         return None
+    if (mounted := hierarchy.mount_point()) != systemd_mode.CGROUP_PLACE:
+        where = f"mounted at {mounted}, beside controllers of v1" if mounted else "not mounted"
+        hint = "Boot this host with systemd.unified_cgroup_hierarchy=1."
+        raise systemd_config.blame(definition, f"cgroup v2 is {where}", hint)
     read_only = _is_read_only(definition, base)
+    given = image.env if image else (base or {}).get("process", {}).get("env") or ()
+    env = [*map(str, given), *(f"{name}={value}" for name, value in definition.env)]
+    told = systemd_mode.told_id(env)
     try:
-        return systemd_root.look(root, definition.name, read_only=read_only)
+        return systemd_root.look(root, definition.name, read_only=read_only, told=told)
     except WrongError as error:
         raise systemd_config.blame(definition, error.problem, error.hint) from error
+
+
+def _is_systemd(definition: Definition, base: Config | None, image: ImageConfig | None) -> bool:
+    """Whether systemd is PID 1; a bundle stays its author's unless the definition decides."""
+    mode = definition.systemd or (systemd_mode.NEVER if base else systemd_mode.AUTO)
+    said = (base or {}).get("process", {}).get("args") or ()
+    return systemd_mode.applies(mode, definition.command or (image.command if image else said))
 
 
 def _hostname_of_peer(definition: Definition) -> str:

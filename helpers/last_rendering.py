@@ -10,6 +10,8 @@ from torpor.container import Container
 from torpor.errors import RecordError
 from torpor.rootfs import identity
 
+_KIND, _DIRECTORY = 0o170000, 0o040000  # inode(7)
+
 
 class Inputs:
     """What a start and a stop need to know of a definition, without reading YAML."""
@@ -121,6 +123,7 @@ def still_hold(container: Container, known: Inputs, unit_payload: str) -> bool:
         and known.text("host") == host()
         and known.texts("file") == [stamped(path) for path in _stamp_paths(container, known)]
         and all(_still_leads(pair) for pair in known.texts("resolved"))
+        and all(_is_directory_or_missing(path) for path in known.texts("directory"))
         and os.path.isdir(known.rootfs)
         and os.path.exists(container.rendered_path)
         and os.path.exists(container.planned_path)
@@ -131,6 +134,15 @@ def _still_leads(pair: str) -> bool:
     path, _, real = pair.partition("\t")
     try:
         return os.path.realpath(path, strict=True) == real
+    except OSError:
+        return False
+
+
+def _is_directory_or_missing(path: str) -> bool:
+    try:
+        return os.lstat(path).st_mode & _KIND == _DIRECTORY
+    except FileNotFoundError:
+        return True
     except OSError:
         return False
 

@@ -205,7 +205,8 @@ def _rendering(
         ids = facts.id_map(definition)
         where = facts.storage(definition, base, ids)
         stamps |= {
-            path: last_rendering.stamped(path) for path in facts.stamp_paths(definition, where)
+            path: last_rendering.stamped(path)
+            for path in facts.stamp_paths(definition, base, where)
         }
         _require_rootfs(where.lower)
         payload = unit_payload or placement.expected(definition.slice, container.unit)
@@ -218,7 +219,7 @@ def _rendering(
             config = precreate.filtered(config, rendered.precreate)
             bundle.require_shape(config)
             _require_unmoved(config, rendered.config)
-        known = summary.of(config, root)
+        known = summary.of(config, root, found.systemd.machine_id if found.systemd else "")
     except oci_config.ShapeError as error:
         raise DefinitionError(
             f"the hooks of the stage precreate made a config.json that is none: {error}",
@@ -241,6 +242,7 @@ def _rendering(
         *known,
         *(("also", path) for path in [*stamps][1:]),
         *(("file", stamp) for stamp in stamps.values()),
+        *(("directory", path) for path in facts.directories(definition, base, where)),
         *(("resolved", f"{path}\t{real}") for path, real in places),
     ]
     return _Made(definition, pairs, rendered)

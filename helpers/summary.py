@@ -7,12 +7,16 @@ from torpor.container import RUN_ROOT
 from torpor.oci_config import Config
 
 
-def of(config: Config, root: str) -> list[tuple[str, str]]:
-    """Pairs for the record of a rendering. config is well-formed, root its root as it is now."""
+def of(config: Config, root: str, machine_id: str = "") -> list[tuple[str, str]]:
+    """Pairs for the record of a rendering. config is well-formed, root its root as it is now.
+
+    machine_id is what its systemd takes for it, where that is known.
+    """
+    env = (config.get("process") or {}).get("env") or []
     return [
         ("stop-signal", str(_stop_signal(config))),
         ("owner", _owner(config)),
-        ("machine-id", _machine_id(config)),
+        ("machine-id", machine_id or systemd_mode.told_id(env)),
         *(("sync", path) for path in _writable_paths(config)),
         *(("obstacle", text) for text in _obstacles(config, root)),
     ]
@@ -22,14 +26,6 @@ def _stop_signal(config: Config) -> int:
     """The signal for a real stop, from the annotation that image builders set; SIGTERM else."""
     text = str((config.get("annotations") or {}).get("org.opencontainers.image.stopSignal", "15"))
     return signals.parse(text) or 15
-
-
-def _machine_id(config: Config) -> str:
-    """What it is told on <https://systemd.io/CONTAINER_INTERFACE>'s way; empty where it is not."""
-    env = (config.get("process") or {}).get("env") or []
-    told = (line.partition("=")[2] for line in env if line.startswith("container_uuid="))
-    text = next(told, "").replace("-", "").lower()
-    return text if systemd_mode.is_machine_id(text) else ""
 
 
 def _owner(config: Config) -> str:

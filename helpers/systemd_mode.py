@@ -22,6 +22,7 @@ PRIVATE_SOCKET = "/run/systemd/private"  # of systemctl
 CGROUP_PLACE = "/sys/fs/cgroup"
 CGROUP_V1_PLACE = "/sys/fs/cgroup/systemd"
 MACHINE_ID_PLACE = "/etc/machine-id"
+MACHINE_ID_VARIABLE = "container_uuid="  # what systemd.io/CONTAINER_INTERFACE calls it
 JOURNAL_PLACE = "/var/log/journal"
 _COMMON = ("rw", "rprivate", "nosuid", "nodev")
 _SIZE = "size=65536k"
@@ -35,6 +36,7 @@ TMPFS = {
     "/tmp": (*_COMMON, "tmpcopyup", "mode=1777"),
     JOURNAL_PLACE: (*_COMMON, "noexec", "tmpcopyup", "mode=755"),
 }
+NEEDED = ("/run", "/run/lock", "/tmp")  # what else is in memory may lie in a mount of the user's
 # Where the root file system is read-only, what systemd's own services write there is in memory.
 TMPFS_READ_ONLY = {"/var/lib/systemd": (*_COMMON, "noexec", "tmpcopyup", "mode=755")}
 CGROUP_OPTIONS = ("rw", "nosuid", "noexec", "nodev", "relatime")
@@ -86,6 +88,15 @@ def is_init(argv: "tuple[str, ...] | list[str]") -> bool:
         return False
     directory, name = os.path.split(words[0])
     return name == "systemd" or (name in _PROGRAMS and directory in _DIRECTORIES)
+
+
+def told_id(env: "list[str]") -> str:
+    """The machine ID that systemd is told by variables, NAME=VALUE; empty where it is not."""
+    told = [
+        line[len(MACHINE_ID_VARIABLE) :] for line in env if line.startswith(MACHINE_ID_VARIABLE)
+    ]
+    text = told[-1].replace("-", "").lower() if told else ""
+    return text if is_machine_id(text) else ""
 
 
 def is_machine_id(text: str) -> bool:

@@ -20,15 +20,23 @@ _SALT = b"torpor container\0"
 
 @dataclass(frozen=True)
 class SystemdRoot:
-    """machine_id is that of the container; is_recorded says whether its files have it already."""
+    """machine_id is that of the container; is_recorded says whether its file has it already."""
 
     machine_id: str
     is_recorded: bool = True
 
 
-def look(root: str, name: str, *, read_only: bool) -> SystemdRoot:
-    """What systemd finds below root as container name. Raises WrongError where it cannot boot."""
-    for place in (*systemd_mode.TMPFS, systemd_mode.CGROUP_PLACE):
+# The directories and the files that look() looks at.
+PLACES = (*systemd_mode.TMPFS, systemd_mode.CGROUP_PLACE)
+FILES = (systemd_mode.MACHINE_ID_PLACE, _DBUS_MACHINE_ID)
+
+
+def look(root: str, name: str, *, read_only: bool, told: str = "") -> SystemdRoot:
+    """What systemd finds below root as container name. Raises WrongError where it cannot boot.
+
+    told is the machine ID in its environment, empty where there is none.
+    """
+    for place in PLACES:
         _require_directory(root, place)
     text = _machine_id_at(root, systemd_mode.MACHINE_ID_PLACE)
     if systemd_mode.is_machine_id(text or ""):
@@ -41,7 +49,7 @@ def look(root: str, name: str, *, read_only: bool) -> SystemdRoot:
         raise WrongError(problem, "Make that file, empty: systemd does not boot without it.")
     # systemd takes this one before any that it is told.
     known = _machine_id_at(root, _DBUS_MACHINE_ID) or ""
-    found = known if systemd_mode.is_machine_id(known) else derived_id(name)
+    found = known if systemd_mode.is_machine_id(known) else told or derived_id(name)
     return SystemdRoot(found, is_recorded=False)
 
 

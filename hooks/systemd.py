@@ -21,8 +21,6 @@ TYPE_CHECKING = False  # typing is not imported
 if TYPE_CHECKING:
     from torpor.oci_config import Config
 
-_UUID = "container_uuid="  # what systemd.io/CONTAINER_INTERFACE calls it
-
 
 def main() -> None:
     who = "torpor"
@@ -73,12 +71,8 @@ def _mount(told: OciState, config: "Config") -> None:
 
 def _machine_id(id: str, config: "Config") -> str:
     """What systemd would take itself, else one that is always the same for the container."""
-    env = config["process"].get("env") or ()
-    told: list[str] = [
-        text[len(_UUID) :].replace("-", "") for text in env if text.startswith(_UUID)
-    ]
-    if told and systemd_mode.is_machine_id(told[-1]):
-        return told[-1]
+    if told := systemd_mode.told_id(config["process"].get("env") or []):
+        return told
     from torpor import systemd_root  # takes longer than all else, and is seldom needed
 
     return systemd_root.derived_id(id)

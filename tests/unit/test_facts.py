@@ -355,7 +355,25 @@ def test_what_was_read_calls_for_a_new_rendering_when_it_changes(
         "/dev/null",
         Container("db").rendered_path,
         "/etc/selinux/config",
-    } <= set(facts.stamp_paths(definition, where))
+    } <= set(facts.stamp_paths(definition, None, where))
+
+
+def test_what_was_seen_for_a_systemd_calls_for_a_new_rendering_when_it_changes(
+    tmp_path: Path, rootfs: Path
+) -> None:
+    (rootfs / "var").symlink_to("/data")
+    where = Storage(str(rootfs), str(rootfs), ())
+    definition = define(tmp_path, "systemd: always\n")
+    assert {f"{rootfs}/etc/machine-id", f"{rootfs}/var/lib/dbus/machine-id"} <= set(
+        facts.stamp_paths(definition, None, where)
+    )
+    (rootfs / "data/log").mkdir(parents=True)
+    assert {f"{rootfs}/tmp", f"{rootfs}/data/log/journal"} <= set(
+        facts.directories(definition, None, where)
+    )
+    other = define(tmp_path, "systemd: never\n")
+    assert not facts.directories(other, None, where)
+    assert f"{rootfs}/etc/machine-id" not in facts.stamp_paths(other, None, where)
 
 
 json_values = st.recursive(

@@ -1,6 +1,7 @@
 """What a start and a stop go by: the record of the last rendering, while it holds."""
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,28 @@ def test_a_link_that_leads_to_another_rootfs_is_noticed(
     (tmp_path / "release-2").mkdir()
     (tmp_path / "link").unlink()
     (tmp_path / "link").symlink_to("release-2")
+    assert not holds(container)
+
+
+@pytest.mark.parametrize("kind", ["a link", "a link to nothing", "a file", "below a file"])
+def test_a_place_that_is_no_directory_any_more_is_noticed(
+    container: Container, tmp_path: Path, kind: str
+) -> None:
+    place = tmp_path / "rootfs/var/log"
+    with open(container.inputs_path, "a") as inputs:
+        inputs.write(f"directory={place}\n")
+    assert holds(container), "a runtime makes what is missing"
+    place.mkdir(parents=True)
+    (place / "file").touch()
+    assert holds(container)
+    shutil.rmtree(place)
+    if kind == "below a file":
+        place.parent.rmdir()
+        place.parent.touch()
+    elif kind == "a file":
+        place.touch()
+    else:
+        place.symlink_to("/etc" if kind == "a link" else "/nowhere")
     assert not holds(container)
 
 
