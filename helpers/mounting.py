@@ -73,13 +73,8 @@ class Mounting:
 
     def _mounts(self) -> None:
         config, definition = self._config, self._definition
-        generated = [
-            *self._shm(),
-            *self._files(),
-            *self._notify(),
-            *self._own_volumes(),
-            *self._for_systemd(),
-        ]
+        generated = [*self._shm(), *self._files(), *self._notify(), *self._own_volumes()]
+        generated += self._for_systemd(generated)
         wanted = [self._mount(mount) for mount in definition.mounts]
         if not generated and not wanted:
             return
@@ -188,8 +183,8 @@ class Mounting:
         path = readiness.directory(self._container)
         return [mount_list.bind(path, readiness.PLACE, [*_FILE_OPTIONS, "ro"])]
 
-    def _for_systemd(self) -> list[Config]:
-        """What it must find where it is PID 1."""
+    def _for_systemd(self, generated: list[Config]) -> list[Config]:
+        """What it must find where it is PID 1, and is not generated already."""
         found, facts = [], self._facts
         if facts.systemd is None:
             return []
@@ -200,7 +195,7 @@ class Mounting:
             self.plan.append((preparation.MACHINE_ID, facts.systemd.machine_id))
             path = preparation.file_path(self._container, "machine-id")
             found.append(mount_list.bind(path, place, [*_FILE_OPTIONS, "ro"]))
-        base = objects(self._config, "mounts")
+        base = [*objects(self._config, "mounts"), *generated]
         return [*found, *systemd_config.mounts(self._definition, base, read_only=read_only)]
 
     def _own_volumes(self) -> list[Config]:

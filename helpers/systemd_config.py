@@ -27,7 +27,6 @@ _PROFILE = {
         }
     ],
 }
-_STATE = ("/var", "/var/lib")  # who mounts one of these has thought of what is below
 _OWN_KINDS = {"pid": "systemd must be PID 1", "cgroup": "it would hold the host's cgroup tree"}
 
 
@@ -85,16 +84,23 @@ def mounts(definition: Definition, base: list[Config], *, read_only: bool) -> li
     """What systemd must find mounted, and neither base nor the definition mounts."""
     taken = {mount_list.normal(mount.get("destination")) for mount in base}
     taken -= {place for place in taken if _is_cgroup(place, base)}
-    taken |= {mount.destination for mount in definition.mounts} | set(definition.volumes)
-    wanted = dict(systemd_mode.TMPFS)
-    if read_only and not any(place in taken for place in _STATE):
-        wanted |= systemd_mode.TMPFS_READ_ONLY
+    taken |= {mount.destination for mount in definition.mounts}
+    wanted = systemd_mode.TMPFS | (systemd_mode.TMPFS_READ_ONLY if read_only else {})
     found = [
-        _mount(place, "tmpfs", options) for place, options in wanted.items() if place not in taken
+        _mount(place, "tmpfs", options)
+        for place, options in wanted.items()
+        if not _is_taken(place, taken)
     ]
     if systemd_mode.CGROUP_PLACE not in taken:
         found.append(_mount(systemd_mode.CGROUP_PLACE, "cgroup", systemd_mode.CGROUP_OPTIONS))
     return found
+
+
+def _is_taken(place: str, taken: set[str]) -> bool:
+    """Whether something is mounted there; or above it, of what systemd can do without."""
+    if place in systemd_mode.NEEDED:
+        return place in taken
+    return any(place == other or place.startswith(f"{other}/") for other in taken)
 
 
 def _is_cgroup(place: str, base: list[Config]) -> bool:
