@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _ROOT = "."
 _RUN = "/run"
-_NEEDED = (_RUN, "/run/lock", "/tmp")
+_CGROUP_KINDS = ("cgroup", "cgroup2")
 _PARAMETERS = ("mode", "size")
 _CGROUP_V1_TMPFS = ("nosuid", "nodev", "noexec", "mode=755", "size=64k")
 _MACHINE_ID_IN_RUN = "/run/machine-id"  # where systemd puts it if it may mount
@@ -53,15 +53,24 @@ class SystemdMounts:
             try:
                 place = self._place(path)
             except TorporError as error:
-                if path not in _NEEDED and _says_read_only(error.__cause__):
+                if path not in systemd_mode.NEEDED and _says_read_only(error.__cause__):
                     continue  # systemd does without: it keeps its journal in /run
                 raise
-            if not (detached.is_mounted(place) or (path not in _NEEDED and _is_volume(place))):
+            if not (
+                detached.is_mounted(place)
+                or (path not in systemd_mode.NEEDED and _is_volume(place))
+            ):
                 self._mount_tmpfs(path, place, options)
             os.close(place)
 
     def mount_cgroup(self, cgroup: SystemdCgroup) -> None:
-        """The container's own cgroup, writable, where no writable one is mounted."""
+        """The container's own cgroup, writable, where the runtime mounts none or a read-only one.
+
+        What the user mounts there stays as it is, and is the user's affair.
+        """
+        asked = self._configured.get(systemd_mode.CGROUP_PLACE, {}).get("type")
+        if asked not in (None, *_CGROUP_KINDS):
+            return
         place = self._place(systemd_mode.CGROUP_PLACE)
         if not cgroup.is_unified:
             if not detached.is_mounted(place):
@@ -126,10 +135,7 @@ class SystemdMounts:
         os.close(tmpfs)
 
     def _new_tmpfs(self, options: tuple[str, ...]) -> int:
-        pairs = (word.partition("=") for word in options)
-        parameters = {key: value for key, _, value in pairs if key in _PARAMETERS}
-        if self._label:
-            parameters["context"] = self._label
+        parameters = tmpfs_parameters(options, self._label)
         return detached.new("tmpfs", detached.flags(options), **parameters)
 
     def _mounts_below(self, place: int) -> list[tuple[str, int]]:
@@ -207,6 +213,13 @@ class SystemdMounts:
             os.close(parent)
         inroot.make_file(_ROOT, path, text.encode())
         return inroot.open_handle(_ROOT, path)
+
+
+def tmpfs_parameters(options: tuple[str, ...], label: str) -> dict[str, str]:
+    """What of the options, in the words of mount(8), is the file system's own, and its label."""
+    pairs = (word.partition("=") for word in options)
+    parameters = {key: value for key, _, value in pairs if key in _PARAMETERS}
+    return parameters | ({"context": label} if label else {})
 
 
 def _is_read_only(where: "str | int") -> bool:
