@@ -17,6 +17,7 @@ from containers import (
     make_redis,
     without_gap,
 )
+from cycle import running
 from machine import Machine
 
 
@@ -173,6 +174,21 @@ def test_reload_sends_the_hangup_signal(machine: Machine) -> None:
         assert "reloaded" in container.journal()
     finally:
         container.remove()
+
+
+@pytest.mark.parametrize("pid", ["own", "host"])
+def test_a_reload_leaves_alone_who_does_not_handle_the_hangup_signal(
+    machine: Machine, pid: str
+) -> None:
+    """In the host's pid namespace it would be killed, and started again."""
+    make_busybox(machine)
+    with running(machine, "deaf", rootfs=BUSYBOX, namespaces={"pid": pid}) as container:
+        first = container.property("MainPID")
+        assert container.systemctl("reload", check=False)
+        assert "does not handle SIGHUP" in container.journal()
+        assert container.property("MainPID") == first
+        assert container.property("NRestarts") == "0"
+        machine.run("torpor", "stop", "--fresh", "deaf")
 
 
 def test_runc_knows_the_container_by_its_name(counter: Container) -> None:

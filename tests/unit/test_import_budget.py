@@ -91,6 +91,6 @@ def test_what_keeps_and_removes_a_network_does_not_load_what_makes_it(library: P
     assert not loaded(library, keeps) & HEAVY
 
 
-@pytest.mark.parametrize("command", ["start", "stop", "settle"])
+@pytest.mark.parametrize("command", ["start", "reload", "stop", "settle"])
 def test_what_a_unit_calls_imports_nothing_that_takes_long(library: Path, command: str) -> None:
     assert not loaded(library, f"import torpor.commands.{command}") & HEAVY
