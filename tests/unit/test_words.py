@@ -101,6 +101,23 @@ def test_a_log_that_breaks_off_says_that_criu_was_cut_off(tmp_path: Path) -> Non
     assert not criu.dump_rolled_back(str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("reason", "expected"),
+    [
+        ("CRIU: skqueue: Control messages in queue, not supported", True),
+        (
+            "CRIU: parse_fdinfo_pid_s: error parsing [inotify wd:18 ino:5c902 sdev:26 mask:2 "
+            "ignored_mask:0 ] for 8: Success",
+            True,
+        ),
+        ("CRIU: error parsing [inotify wd:18 ino:5 fhandle-bytes:zz] for 8", False),
+        ("CRIU: Can't lookup mount=323 for fd=1 path=/log", False),
+    ],
+)
+def test_a_dump_is_tried_again_only_for_what_passes(reason: str, expected: bool) -> None:
+    assert criu.will_pass(reason) is expected
+
+
 def test_no_log_says_nothing(tmp_path: Path) -> None:
     assert criu.errors(str(tmp_path), "dump") == []
     assert not criu.dump_rolled_back(str(tmp_path))
