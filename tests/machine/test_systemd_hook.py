@@ -1,6 +1,7 @@
 """The systemd hook in containers that runc, crun and podman run, of images that may be hostile.
 
-A test named after a row of "COMPARED WITH oci-systemd-hook" in torpor-hooks(7) shows that row.
+Each row of the table in torpor-hooks(7), "COMPARED WITH oci-systemd-hook", names the test here that
+shows it.
 """
 
 import json
@@ -8,6 +9,7 @@ import re
 import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -76,9 +78,12 @@ CALL = """
 systemd-run --quiet --scope --collect "$@" </dev/null >/run/podman.log 2>&1
 status=$?; cat /run/podman.log; exit $status
 """
-LABELS = (
-    "import os, sys; [print(path, os.listxattr(path, follow_symlinks=False)) for path in sys.argv]"
-)
+LABELS = """
+import os, sys
+for path in sys.argv[1:]:
+    for name in os.listxattr(path, follow_symlinks=False):
+        print(path, name, os.getxattr(path, name, follow_symlinks=False))
+"""
 SWAP = """
 cd "$1"; ln -s /etc link
 while :; do mv tmp real; mv link tmp; mv tmp link; mv real tmp; done
@@ -210,10 +215,14 @@ def test_read_only(podman: Podman) -> None:
     assert podman.shell(SETTLED) == "running"
     assert "ro" in podman.mounts()["/"][5].split(",")
     assert re.fullmatch("[0-9a-f]{32}", podman.shell("cat /etc/machine-id"))
-    assert podman.mounts()["/etc/machine-id"][5].startswith("ro,")
+    mounts = podman.mounts()
+    assert mounts["/etc/machine-id"][5].startswith("ro,")
+    state = mounts["/var/lib/systemd"]
+    assert state[state.index("-") + 1] == "tmpfs" and "rw" in state[5].split(",")
+    assert "new" in podman.shell("touch /var/lib/systemd/new; ls /var/lib/systemd").split()
 
 
-def test_mounts_of_the_user_are_kept(podman: Podman) -> None:
+def test_mounts_of_the_user(podman: Podman) -> None:
     """In the places, below and above them, and as read-only as was asked for."""
     podman.machine.run("sh", "-c", f"mkdir -p {CANARY}/lib; echo kept >{CANARY}/file")
     where = ("/run/below:ro", "/tmp/below/deep", "/var/log", "/runner")
@@ -235,7 +244,7 @@ def test_mounts_of_the_user_are_kept(podman: Podman) -> None:
     podman.machine.run("rm", "-rf", f"{CANARY}/lib", f"{CANARY}/file")
 
 
-def test_what_the_engine_did_stays(podman: Podman) -> None:
+def test_what_the_engine_did(podman: Podman) -> None:
     """podman --systemd=always does all of it by itself: nothing is added."""
     assert podman.start("--systemd=always", annotation="") == ""
     alone = {place: fields[5:] for place, fields in podman.mounts().items()}
@@ -246,13 +255,6 @@ def test_what_the_engine_did_stays(podman: Podman) -> None:
     assert set(both) == set(alone)
     assert all(both[place][0] == alone[place][0] for place in PLACES)
     assert podman.shell("ls /run/systemd/system/service.d 2>/dev/null; true") == ""
-
-
-def test_opting_out(podman: Podman) -> None:
-    """The annotation alone, for one container: whatever its command, the hook does nothing."""
-    podman.start(WITHOUT_PODMANS, annotation="false")
-    listing = f"podman inspect --format '{{{{.State.Status}}}}' {ID}; podman logs {ID} 2>&1"
-    assert "torpor" not in podman.machine.run("sh", "-c", listing).stdout
 
 
 def test_by_command(podman: Podman) -> None:
@@ -322,6 +324,10 @@ class Bundle:
             config["process"]["args"] = ["/bin/busybox", "sh", "-c", script]
 
         self.change(change)
+        return self.run_command
+
+    @property
+    def run_command(self) -> list[str]:
         return [self.runtime, "run", "--bundle", BUNDLE, ID]
 
     def run(self, script: str) -> str:
@@ -375,7 +381,42 @@ def test_places_are_mounted_as_systemd_itself_would(bundle: Bundle) -> None:
     assert "/etc/machine-id" not in options  # systemd writes its own
 
 
-def test_what_the_image_has_in_the_places_is_there(bundle: Bundle) -> None:
+def test_a_cgroup_tree_of_the_user_is_kept(bundle: Bundle) -> None:
+    """Read-only as it is: systemd does not boot in it, and nothing is mounted over it."""
+
+    def bind(config: dict[str, Any]) -> None:
+        for mount in config["mounts"]:
+            if mount["destination"] == "/sys/fs/cgroup":
+                options = ["rbind", "ro"]
+                mount |= {"type": "bind", "source": "/sys/fs/cgroup", "options": options}
+
+    bundle.change(bind)
+    lines = bundle.run("cat /proc/self/mountinfo").splitlines()
+    (line,) = (line for line in lines if line.split()[4] == "/sys/fs/cgroup")
+    assert "ro" in line.split()[5].split(",")
+
+
+def test_opting_out(bundle: Bundle) -> None:
+    """The annotation alone, for one container, whatever its command."""
+
+    def mounted(annotation: str) -> dict[str, set[str]]:
+        def change(config: dict[str, Any]) -> None:
+            # systemd by its name, and not there.
+            look = "/opt/systemd 2>/dev/null || cat /proc/self/mountinfo"
+            config["process"]["args"] = ["/bin/sh", "-c", look]
+            config["annotations"] = {KEY: annotation} if annotation else {}
+
+        bundle.change(change)
+        return mount_options(bundle.machine.run(*bundle.run_command).stdout)
+
+    assert set(PLACES) <= set(mounted(""))
+    options = mounted("false")
+    assert set(PLACES) & set(options) == {"/sys/fs/cgroup"}
+    assert "ro" in options["/sys/fs/cgroup"]
+
+
+def test_copied(bundle: Bundle) -> None:
+    """What the image has in the places is there, with owner, mode and kind."""
     bundle.within("""
         mkdir -p run/dir run/lock tmp/dir var/log/journal; echo run >run/dir/file
         echo lock >run/lock/file; echo tmp >tmp/dir/file; echo journal >var/log/journal/file
@@ -392,7 +433,8 @@ def test_what_the_image_has_in_the_places_is_there(bundle: Bundle) -> None:
 
 
 @pytest.mark.parametrize("is_read_only", [True, False])
-def test_machine_id_is_never_clobbered(bundle: Bundle, is_read_only: bool) -> None:
+def test_machine_id(bundle: Bundle, is_read_only: bool) -> None:
+    """Never clobbered."""
     bundle.within(f"echo {RECORDED} >etc/machine-id")
     if is_read_only:
         bundle.change(read_only)
@@ -497,8 +539,8 @@ WITH_TRAPS = pytest.mark.parametrize(
 
 @pytest.mark.parametrize("place", ["/run", "/tmp", "/var/log/journal", "/sys/fs/cgroup"])
 @WITH_TRAPS
-def test_links_in_the_image_lead_nowhere(bundle: Bundle, trap: str, place: str) -> None:
-    """Nor does anything else but a directory: refused; the fixture compares the host."""
+def test_links(bundle: Bundle, trap: str, place: str) -> None:
+    """Nothing leads anywhere that is no directory: it is refused. The fixture compares the host."""
     bundle.change(without_sys)
     spring(bundle, TRAPS[trap], place)
     refusal = bundle.refusal()
@@ -541,14 +583,43 @@ def test_more_than_a_tmpfs_takes_is_refused(bundle: Bundle) -> None:
     assert "/run of the image holds more than the tmpfs takes" in bundle.refusal()
 
 
-def test_nothing_is_left_behind(bundle: Bundle) -> None:
-    """No mount, no directory of the host, no owner or label; the fixture compares the host."""
+def listing(machine: Machine, words: str) -> str:
+    return machine.run("sh", "-c", f"find {ROOTFS} {words} | sort").stdout
+
+
+def test_left_behind(bundle: Bundle) -> None:
+    """Of what is missing, empty places to mount on, as a runtime makes them. The fixture compares
+    the host.
+    """
     machine = bundle.machine
-    labels = f"find {ROOTFS} -printf '%p %U:%G %m\\n' -exec python3 -c '{LABELS}' {{}} + | sort"
-    bundle.within("mkdir -p run tmp var/log/journal")
-    before = machine.run("sh", "-c", labels).stdout
+    bundle.within("rm -rf run tmp var")
+    bundle.change(read_only)  # so that an id is mounted too
+    before = listing(machine, "-printf '%p %y %U:%G %m\\n'").splitlines()
+    bundle.run("echo 1 >/run/a; echo 2 >/tmp/b; echo 3 >/var/log/journal/c; cat /etc/machine-id")
+    after = listing(machine, "-printf '%p %y %U:%G %m\\n'").splitlines()
+    assert set(before) <= set(after)
+    directories = ["run", "tmp", "var", "var/log", "var/log/journal"]
+    directories += ["var/lib", "var/lib/systemd"]
+    made = [f"{ROOTFS}/{place} d 0:0 755" for place in directories]
+    made.append(f"{ROOTFS}/etc/machine-id f 0:0 644")
+    assert set(after) - set(before) == set(made)
+    assert listing(machine, "-name machine-id -empty") == f"{ROOTFS}/etc/machine-id\n"
+    bundle.run("echo 1 >/run/a")
+    assert listing(machine, "-printf '%p %y %U:%G %m\\n'").splitlines() == after
+
+
+def test_labels(bundle: Bundle) -> None:
+    """Owners, modes and extended attributes of the image stay, which hold SELinux's labels too."""
+    machine = bundle.machine
+    bundle.within("mkdir -p run tmp var/log/journal; chown 5:6 tmp; chmod 1770 tmp")
+    mark = "import os, sys; os.setxattr(sys.argv[1], 'trusted.mark', b'of its author')"
+    for place in ("run", "tmp", "var/log/journal"):
+        machine.run("python3", "-c", mark, f"{ROOTFS}/{place}")
+    labels = f"-printf '%p %U:%G %m\\n' -exec python3 -c '{LABELS}' {{}} +"
+    before = listing(machine, labels)
+    assert before.count("of its author") == 3
     bundle.run("echo 1 >/run/a; echo 2 >/tmp/b; echo 3 >/var/log/journal/c")
-    assert machine.run("sh", "-c", labels).stdout == before
+    assert listing(machine, labels) == before
 
 
 @pytest.mark.parametrize("kind", ["legacy", "hybrid"])
@@ -646,11 +717,77 @@ def test_a_process_that_is_no_container_is_left_alone(host: Machine) -> None:
         bundle.remove()
 
 
-@pytest.mark.parametrize("content", ["truncate -s 50M", "printf '{' >"])
-def test_a_config_that_is_none_is_one_message(host: Machine, content: str) -> None:
+BAD_CONFIGS = {
+    "50 MB of JSON": ("head -c 50000000 /dev/zero | tr '\\0' ' ' >>", "larger than"),
+    "cut short": ("printf '{' >", "is not JSON"),
+}
+
+
+@pytest.mark.parametrize("bad", BAD_CONFIGS)
+def test_a_config_that_is_none_is_one_message(host: Machine, bad: str) -> None:
+    script, why = BAD_CONFIGS[bad]
     bundle = Bundle(host)
     try:
-        host.run("sh", "-c", f"{content} {BUNDLE}/config.json")
-        assert f"{BUNDLE}/config.json: " in call(host, told())
+        host.run("sh", "-c", f"{script} {BUNDLE}/config.json")
+        said = call(host, told())
+        assert f"{BUNDLE}/config.json: " in said and why in said
     finally:
         bundle.remove()
+
+
+SYSTEM = "/srv/system"
+EXAMPLE = Path(__file__).parents[2] / "packaging/man/torpor-hooks.7.md"
+PLAIN_RUNC = {"MEMORY_PRESSURE_WATCH": "/dev/null", "container": "runc"}
+RIGHTS = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "SETGID", "SETPCAP", "SETUID")
+
+
+@pytest.fixture
+def system(host: Machine) -> Iterator[Machine]:
+    """A bundle as `runc spec` makes it, of a Debian whose command is init."""
+    make = f"""
+        mkdir -p {SYSTEM}/upper {SYSTEM}/work {SYSTEM}/rootfs; cd {SYSTEM}; runc spec
+        mount -t overlay -o lowerdir={guest.PLACE},upperdir=upper,workdir=work overlay rootfs
+    """
+    host.run("sh", "-ec", make)
+    config = json.loads(host.read(f"{SYSTEM}/config.json"))
+    rights = [f"CAP_{name}" for name in RIGHTS]
+    config["process"] |= {"terminal": False, "args": ["/sbin/init"]}
+    config["process"]["env"] += [f"{name}={value}" for name, value in PLAIN_RUNC.items()]
+    config["process"]["capabilities"] |= {
+        kind: rights for kind in ("bounding", "effective", "permitted")
+    }
+    config["process"]["capabilities"].pop("ambient", None)
+    config["root"]["readonly"] = False
+    host.write(f"{SYSTEM}/config.json", json.dumps(config))
+    yield host
+    clean = f"runc delete --force system; umount {SYSTEM}/rootfs; rm -rf {SYSTEM}"
+    host.run("sh", "-c", clean, check=False)
+
+
+def example(command: str) -> str:
+    """The line of the manual page that begins so, of the example with /srv/system."""
+    text = EXAMPLE.read_text().partition("systemd in a container, with runc and")[2]
+    (line,) = (line.strip() for line in text.splitlines() if line.strip().startswith(command))
+    return line
+
+
+def typed(machine: Machine, line: str) -> None:
+    """What a container is left with must not be a pipe of the test."""
+    machine.run("sh", "-c", 'sh -c "$1" </dev/null >/run/typed.log 2>&1', "sh", line)
+
+
+@pytest.mark.parametrize("is_read_only", [False, True])
+def test_plain_runc_boots_and_ends_as_the_manual_says(system: Machine, is_read_only: bool) -> None:
+    if is_read_only:
+        config = json.loads(system.read(f"{SYSTEM}/config.json"))
+        read_only(config)
+        system.write(f"{SYSTEM}/config.json", json.dumps(config))
+    typed(system, example("torpor hooks add"))
+    typed(system, example("runc run"))
+    assert system.run("runc", "exec", "system", "/bin/sh", "-c", SETTLED).stdout == "running\n"
+    listing = system.run("runc", "exec", "system", "cat", "/proc/1/mountinfo").stdout
+    assert set(PLACES) <= set(mount_options(listing))
+    assert ("/etc/machine-id" in mount_options(listing)) == is_read_only
+    typed(system, example("runc kill"))
+    ended = "until runc list | grep -q '^system .* stopped '; do sleep 0.1; done"
+    system.run("timeout", "20", "sh", "-c", ended)
