@@ -1,5 +1,6 @@
 """A container through its life: started, put to sleep and woken, ended, and nothing left of it."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -68,3 +69,18 @@ def enter(container: Container, script: str, *, check: bool = True) -> str:
 def settled(container: Container) -> str:
     """What the systemd in it says of itself when it has nothing left to start: "running"."""
     return enter(container, _SETTLED, check=False)
+
+
+def idle(container: Container) -> bool:
+    """Whether no process of it runs all the time: CPU time of each in two seconds."""
+    script = "cat /proc/[0-9]*/stat | awk '{print $1, $14 + $15}'"
+    before = dict(line.split() for line in enter(container, script).splitlines())
+    time.sleep(2)
+    after = dict(line.split() for line in enter(container, script).splitlines())
+    return all(int(after[pid]) - int(ticks) < 100 for pid, ticks in before.items() if pid in after)
+
+
+def woke_s(container: Container) -> int:
+    """When its unit last began to start, in seconds since 1970."""
+    show = ("systemctl", "show", "--timestamp=unix", "-P", "InactiveExitTimestamp")
+    return int(container.machine.run(*show, container.unit).stdout.strip().lstrip("@"))

@@ -1,7 +1,9 @@
 """What a container is given when systemd is its PID 1, and when that is so."""
 
 import os
+import socket
 import stat
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,15 @@ from hypothesis import strategies as st
 from rendered import define, made, made_of, mount_at, runc_spec
 
 from fuzz import cases
-from torpor import capabilities, preparation, spec, systemd_mode, systemd_root
+from torpor import (
+    capabilities,
+    furnishing,
+    preparation,
+    spec,
+    systemd_mode,
+    systemd_mounts,
+    systemd_root,
+)
 from torpor.errors import DefinitionError
 from torpor.idmap import IdMap, Range
 from torpor.image_config import ImageConfig
@@ -93,6 +103,42 @@ def test_what_somebody_mounts_there_stays() -> None:
     assert mount_at(config, "/run/lock")["type"] == "tmpfs"
     assert preparation.FURNISH not in dict(rendered.plan), "a directory of the host is not written"
     assert dict(rendered.plan)[preparation.INIT] == "systemd"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("mounts: [/srv/log:/var/log]\n", "mounts: [/srv/log:/var]\n"),
+        *("mounts: ['logs:/var/log']\n", "volumes: [/var]\n", "volumes: [/var/log]\n"),
+    ],
+)
+def test_a_journal_in_what_is_mounted_above_is_not_hidden(text: str) -> None:
+    config = with_systemd(text, sources={"/srv/log": "/srv/log"}).config
+    places = [mount["destination"] for mount in config["mounts"]]
+    assert "/var/log/journal" not in places
+    assert {"/run", "/run/lock", "/tmp"} <= set(places)
+
+
+def test_what_lies_beside_or_above_what_systemd_cannot_do_without_hides_nothing() -> None:
+    text = "mounts: [/srv/log:/var/lo, /srv/log:/run/x, /srv/log:/var/log/journal/x]\n"
+    config = with_systemd(text, sources={"/srv/log": "/srv/log"}).config
+    assert all(mount_at(config, place)["type"] == "tmpfs" for place in MEMORY)
+
+
+def test_a_journal_in_a_volume_of_the_image_is_not_hidden() -> None:
+    image = ImageConfig(
+        digest="sha256:1", manifest_size_bytes=1, command=("/sbin/init",), volumes=("/var/log",)
+    )
+    places = [mount["destination"] for mount in with_systemd(image=image).config["mounts"]]
+    assert "/var/log/journal" not in places and "/var/log" in places
+
+
+def test_a_tmpfs_of_the_hook_has_the_label_of_the_containers_mounts() -> None:
+    options = systemd_mode.TMPFS["/run"]
+    plain = {"mode": "755", "size": "65536k"}
+    assert systemd_mounts.tmpfs_parameters(options, "") == plain
+    label = "system_u:object_r:container_file_t:s0:c1,c2"
+    assert systemd_mounts.tmpfs_parameters(options, label) == {**plain, "context": label}
 
 
 def test_what_an_image_declares_there_as_a_volume_is_memory() -> None:
@@ -251,6 +297,51 @@ def test_without_one_it_gets_one_that_stays(root: Path, content: str | None) -> 
     assert systemd_root.derived_id("other") != found.machine_id
     (root / "var/lib/dbus/machine-id").write_text(f"{ID}\n")
     assert look(root).machine_id == ID, "systemd would take this one"
+
+
+def test_who_is_told_an_id_has_that_unless_a_file_says_otherwise(root: Path) -> None:
+    other = "f" * 32
+    assert systemd_root.look(str(root), "web", read_only=False, told=other) == SystemdRoot(ID)
+    (root / "etc/machine-id").write_text("")
+    found = systemd_root.look(str(root), "web", read_only=True, told=other)
+    assert found == SystemdRoot(other, is_recorded=False)
+    (root / "var/lib/dbus/machine-id").write_text(f"{ID}\n")
+    assert systemd_root.look(str(root), "web", read_only=True, told=other).machine_id == ID
+
+
+@pytest.mark.parametrize(
+    ("env", "expected"),
+    [
+        ([], ""),
+        ([f"container_uuid={UUID}"], ID),
+        (["container_uuid=x", f"container_uuid={ID.upper()}"], ID),
+        ([f"container_uuid={ID}", "container_uuid="], ""),
+        ([f"my_container_uuid={ID}", "container_uuid"], ""),
+        ([f"container_uuid={'0' * 32}"], ""),
+    ],
+)
+def test_the_id_that_variables_tell(env: list[str], expected: str) -> None:
+    assert systemd_mode.told_id(env) == expected
+
+
+def test_a_socket_that_takes_no_more_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(tmp_path / "private")
+    monkeypatch.setattr(systemd_mode, "PRIVATE_SOCKET", path)
+    assert not listens()
+    with socket.socket(socket.AF_UNIX) as full:
+        full.bind(path)
+        assert not listens()
+        full.listen(0)
+        assert listens()  # which is not taken
+        began_s = time.monotonic()
+        assert not listens()
+        assert time.monotonic() - began_s < 5
+
+
+def listens() -> bool:
+    return furnishing._listens(os.getpid())
 
 
 @pytest.mark.parametrize("place", [*MEMORY, "/sys/fs/cgroup"])
