@@ -2,7 +2,7 @@
 
 import os
 
-from torpor import lock, process, program
+from torpor import lock, mountinfo, process, program
 from torpor.errors import TorporError
 
 TYPE_CHECKING = False
@@ -28,7 +28,7 @@ def _table() -> "Iterator[list[str]]":
         "/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape", newline="\n"
     ) as table:
         for line in table:
-            yield line.split()
+            yield mountinfo.fields(line)
 
 
 def is_mounted(path: str) -> bool:
@@ -43,10 +43,7 @@ def options(path: str) -> list[str]:
 
 
 def below(directory: str) -> list[str]:
-    """The places below a directory where something is mounted, the deepest first.
-
-    The directory's own path must hold nothing that proc_pid_mountinfo(5) escapes.
-    """
+    """The places below a directory where something is mounted, the deepest first."""
     places = {fields[4] for fields in _table() if fields[4].startswith(f"{directory}/")}
     return sorted(places, key=lambda place: (-place.count("/"), place))
 

@@ -142,7 +142,7 @@ class SystemdMounts:
         """The mounts that one at place would hide, open: each with its path from there."""
         top = os.readlink(_path_of(place))
         number = str(detached.mount_id(place))
-        paths = [_plain(fields[4]) for fields in self._container.mounts() if fields[1] == number]
+        paths = [fields[4] for fields in self._container.mounts() if fields[1] == number]
         hidden = dict.fromkeys(path for path in paths if path.startswith(f"{top}/"))
         relatives = [path[len(top) + 1 :] for path in hidden]
         return [(path, inroot.open_handle(_path_of(place), path)) for path in relatives]
@@ -265,12 +265,6 @@ def _machine_id() -> str:
 
 def _path_of(handle: int) -> str:
     return f"/proc/self/fd/{handle}"
-
-
-def _plain(text: str) -> str:
-    """A path of proc_pid_mountinfo(5), where blanks and backslashes are octal numbers."""
-    first, *rest = text.split("\\")
-    return first + "".join(chr(int(part[:3], 8)) + part[3:] for part in rest)
 
 
 def _refusal(path: str, problem: str, hint: str) -> TorporError:

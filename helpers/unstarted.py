@@ -9,7 +9,7 @@ other, and somebody else's process from the container's.
 import os
 import sys
 
-from torpor import detached, scope
+from torpor import detached, mountinfo, scope
 from torpor.errors import TorporError
 
 _KINDS = ("mnt", "cgroup", "user")
@@ -74,7 +74,7 @@ class Unstarted:
         """The fields of each mount in the namespace that this process is in now (mountinfo)."""
         fd = os.open("mountinfo", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._process)
         with open(fd, encoding="utf-8", errors="surrogateescape", newline="\n") as table:
-            return [line.split() for line in table]
+            return [mountinfo.fields(line) for line in table]
 
 
 def _namespace(pid: int, kind: str) -> int:
