@@ -2,7 +2,7 @@
 
 import syslog
 
-from torpor.talk import ERROR, WARNING, report, say
+from torpor.talk import ERROR, WARNING, plain, report, say
 
 
 def warn(text: str) -> None:
@@ -19,4 +19,4 @@ def fail(who: str, error: Exception) -> None:
 
 def _log(priority: int, text: str) -> None:
     syslog.openlog("torpor", 0, syslog.LOG_DAEMON)
-    syslog.syslog(priority, text.encode("utf-8", "backslashreplace").decode())
+    syslog.syslog(priority, plain(text))

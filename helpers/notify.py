@@ -6,12 +6,17 @@ import os
 import select
 import sys
 
+from torpor.talk import plain
+
 _ADDRESS = os.environ.pop("NOTIFY_SOCKET", "")  # taken away so that runc does not use it
 
 
 def notify(*lines: str) -> None:
-    """Tell systemd these assignments in one message; does nothing outside a unit."""
-    _send("\n".join(lines).encode(), [])
+    """Tell systemd these assignments in one message; does nothing outside a unit.
+
+    A line break in one, as in what a program said, would be another assignment.
+    """
+    _send("\n".join(map(plain, lines)).encode(), [])
 
 
 def _send(message: bytes, ancillary: list[tuple[int, int, bytes]]) -> None:

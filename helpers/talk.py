@@ -10,15 +10,28 @@ ERROR, WARNING, NOTICE, INFO = 3, 4, 5, 6
 _OWN_FAULT = 70  # EX_SOFTWARE of sysexits.h
 
 
-def say(text: str, level: int = INFO) -> None:
-    """Write one message to standard error.
+def plain(text: object) -> str:
+    """text on one line, without what a terminal or a journal would obey.
 
-    Under systemd each line carries the ``<N>`` prefix of sd-daemon(3), so that
+    Messages hold words of others: paths, and what runc and CRIU say of a container's files.
+    """
+    words = str(text)
+    if words.isprintable():
+        return words
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in words)
+
+
+def say(text: str, level: int = INFO) -> None:
+    """Write one message to standard error."""
+    _say([text], level)
+
+
+def _say(lines: list[str], level: int) -> None:
+    """Under systemd each line carries the ``<N>`` prefix of sd-daemon(3), so that
     ``journalctl -p warning`` finds it.
     """
     prefix = f"<{level}>" if "JOURNAL_STREAM" in os.environ else ""
-    lines = text.rstrip("\n").split("\n")
-    message = "".join(f"{prefix}{line}\n" for line in lines)
+    message = "".join(f"{prefix}{plain(line)}\n" for line in lines)
     try:
         os.write(2, message.encode("utf-8", "backslashreplace"))
     except OSError:
@@ -33,10 +46,8 @@ def warn(who: str, warnings: list[str]) -> None:
 
 def say_fault(who: str, message: str, hint: str = "") -> None:
     """Report a fault: what is wrong, and below it what to do."""
-    text = f"{who}: {message}"
-    if hint:
-        text += "\n" + "\n".join(f"  {line}" for line in hint.split("\n"))
-    say(text, ERROR)
+    hints = hint.rstrip("\n").split("\n") if hint else []
+    _say([f"{who}: {message}", *(f"  {line}" for line in hints)], ERROR)
 
 
 def report(who: str, error: Exception) -> int:

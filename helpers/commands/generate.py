@@ -8,7 +8,7 @@ import sys
 
 from torpor import container
 from torpor.errors import TorporError
-from torpor.talk import ERROR, say_fault
+from torpor.talk import ERROR, plain, say_fault
 
 TYPE_CHECKING = False  # where there are no definitions, neither YAML nor typing is imported
 if TYPE_CHECKING:
@@ -87,8 +87,8 @@ def _report(message: str, hint: str = "") -> None:
     """systemd gives a generator no standard error, and may not have started the journal yet."""
     say_fault(_WHO, message, hint)
     if "SYSTEMD_SCOPE" in os.environ:
-        for line in f"{message}\n{hint}".strip().split("\n"):
-            _log(f"<{ERROR}>{_WHO}[{os.getpid()}]: {line}")
+        for line in [message, *filter(None, hint.split("\n"))]:
+            _log(f"<{ERROR}>{_WHO}[{os.getpid()}]: {plain(line)}")
 
 
 def _log(line: str) -> None:

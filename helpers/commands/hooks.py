@@ -7,7 +7,7 @@ import sys
 
 from torpor import annotations, hooks_file
 from torpor.hooks_file import Hook
-from torpor.talk import WARNING, say
+from torpor.talk import WARNING, plain, say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -65,11 +65,11 @@ def _list(bundle: str, *, as_json: bool) -> int:
     else:
         width = max((len(hook.stage) for hook in hooks), default=0)
         for hook in hooks:
-            print(f"{hook.stage:<{width}}  {hook.path}")
+            print(plain(f"{hook.stage:<{width}}  {hook.path}"))
     return 0
 
 
 def _print(outcomes: list[hooks_file.Outcome], changed: str, unchanged: str) -> None:
     for outcome in outcomes:
         word = changed if outcome.changed else unchanged
-        print(f"{outcome.entry}: {word}")
+        print(plain(f"{outcome.entry}: {word}"))

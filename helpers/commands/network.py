@@ -11,7 +11,7 @@ from torpor import connecting, networking
 from torpor import lease as leases
 from torpor.container import Container
 from torpor.errors import RestoreError, TorporError
-from torpor.talk import warn
+from torpor.talk import plain, warn
 
 
 def main() -> None:
@@ -20,7 +20,7 @@ def main() -> None:
         _configure(Container(name), what, options)
     except Exception as error:
         message = error.message if isinstance(error, TorporError) else f"network: {error}"
-        print(message, getattr(error, "hint", ""), sep="\n", flush=True)
+        print(plain(message), getattr(error, "hint", ""), sep="\n", flush=True)
         os._exit(networking.TAKEN if isinstance(error, RestoreError) else 1)
     os._exit(0)
 

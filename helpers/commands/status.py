@@ -13,7 +13,7 @@ from torpor.container import Container, valid_name
 from torpor.errors import ImageError, TorporError
 from torpor.images import Generation
 from torpor.systemd import Unit
-from torpor.talk import mebibytes
+from torpor.talk import mebibytes, plain
 
 _NO_SUCH = 4  # the exit status of systemctl status for a unit that is not there
 
@@ -96,7 +96,7 @@ def _describe(container: Container) -> dict[str, object]:
             manifest = images.read_manifest(container, Generation(container, known.generation))
             row["size_bytes"] = manifest.size_bytes
             row["taken"] = _iso(float(manifest.facts.get("taken", "0")))
-        except (ImageError, ValueError) as error:
+        except ImageError as error:
             row["reason"] = str(error)
     row["addresses"] = _addresses(container)
     row["says"] = _words(known, unit)
@@ -142,7 +142,7 @@ def _print_one(row: dict[str, object]) -> None:
     if isinstance(addresses, list) and addresses:
         lines.append(("Addresses", ", ".join(addresses)))
     for label, value in lines:
-        print(f"{label + ':':<12}{value}")
+        print(f"{label + ':':<12}{plain(value)}")
 
 
 def _print_table(rows: list[dict[str, object]]) -> None:
@@ -157,7 +157,7 @@ def _print_table(rows: list[dict[str, object]]) -> None:
                 str(row["since"] or "-"),
                 str(row["generation"] or "-"),
                 mebibytes(size) if isinstance(size, int) else "-",
-                str(row["reason"] or "-"),
+                plain(row["reason"] or "-"),
             )
         )
     widths = [max(len(line[column]) for line in table) for column in range(len(header))]
