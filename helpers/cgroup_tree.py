@@ -46,13 +46,17 @@ def _owner(directory: str) -> str:
     return f"{status.st_uid}:{status.st_gid}"
 
 
-def _below(path: str, prefix: str = "") -> "list[str]":
-    with os.scandir(path) as entries:
-        names = sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
-    found = []
-    for name in names:
-        found.append(f"{prefix}{name}")
-        found += _below(f"{path}/{name}", f"{prefix}{name}/")
+def _below(top: str) -> "list[str]":
+    """Paths from there, each after the one above it, however deep the container went."""
+    found: list[str] = []
+    pending = [""]
+    while pending:
+        above = pending.pop()
+        with os.scandir(f"{top}/{above}") as entries:
+            names = sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+        below = [f"{above}/{name}".lstrip("/") for name in names]
+        found += below
+        pending += below
     return found
 
 
@@ -74,7 +78,7 @@ class Saved:
         text = record.read_bytes(path)
         pairs = record.parse(text, _FORM, path) if text is not None else []
         self._cgroups = [_cgroup(value, path) for key, value in pairs if key == _CGROUP]
-        knobs = [value.rsplit("\t", 2) for key, value in pairs if key == _KNOB]
+        knobs = [_knob(value, path) for key, value in pairs if key == _KNOB]
         self._controllers = [knob for knob in knobs if knob[1] == _SUBTREE_CONTROL and knob[2]]
         self._limits = [knob for knob in knobs if knob[1] != _SUBTREE_CONTROL]
 
@@ -129,9 +133,21 @@ class Saved:
 def _cgroup(value: str, where: str) -> tuple[str, int, int]:
     owner, _, relative = value.partition(" ")
     uid, _, gid = owner.partition(":")
-    if not (uid.isdigit() and gid.isdigit()) or ".." in relative.split("/"):
+    if not (record.is_number(uid) and record.is_number(gid) and _is_below(relative)):
         raise RecordError(f"{where}: no cgroup: {value[:80]!r}")
     return relative, int(uid), int(gid)
+
+
+def _knob(value: str, where: str) -> tuple[str, str, str]:
+    relative, file, line = ["", "", *value.rsplit("\t", 2)][-3:]
+    if file in ("", ".", "..") or "/" in file or not _is_below(relative):
+        raise RecordError(f"{where}: no limit of a cgroup: {value[:80]!r}")
+    return relative, file, line
+
+
+def _is_below(relative: str) -> bool:
+    """Whether it is the path of a cgroup below the container's own, or of that itself."""
+    return "\0" not in relative and not relative.startswith("/") and ".." not in relative.split("/")
 
 
 def _write(path: str, line: str) -> None:

@@ -176,7 +176,7 @@ class Dump:
             if not question.still_holds():
                 raise CheckpointError("CRIU was killed")
             commit()
-        except (OSError, TorporError) as error:
+        except Exception as error:  # whatever it is, CRIU is to end in order
             self._refusal = error
             return False
         self._committed = True
