@@ -36,7 +36,10 @@ def version() -> tuple[int, ...]:
         status, text = process.output([path, "--version"])
         known = [stamp, _version_word(text) if status == 0 else ""]
         record.make_directory(RUN_ROOT)
-        record.replace(cache, "\n".join(known).encode())
+        try:
+            record.replace(cache, "\n".join(known).encode())
+        except FileNotFoundError:
+            pass  # another container asked at the same moment, and wrote the same
     return tuple(int(part) for part in known[1].split(".") if part.isdigit())
 
 
@@ -96,7 +99,7 @@ class Question:
 
     def __init__(self, line: str) -> None:
         fields = line.split(" ")
-        numbers = [int(field) for field in fields[1:] if field.isdigit()]
+        numbers = [int(field) for field in fields[1:] if record.is_number(field)]
         self.stage = fields[0]
         self.init, self.criu = numbers if len(numbers) == 2 else (0, 0)  # their pids
 
@@ -250,12 +253,14 @@ def errors(work: str, verb: str, most: int = 3) -> list[str]:
 
 def _tail(path: str, size_bytes: int) -> str:
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return ""
     try:
         end = os.fstat(fd).st_size
         return os.pread(fd, size_bytes, max(0, end - size_bytes)).decode("utf-8", "replace")
+    except OSError:  # it is no file
+        return ""
     finally:
         os.close(fd)
 

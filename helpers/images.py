@@ -148,19 +148,25 @@ class Manifest:
 
 
 def parse_manifest(text: bytes, where: str) -> Manifest:
+    """A manifest from its bytes; ImageError for anything else."""
     body, _, check = text.rpartition(b"check=")
     if check.strip().decode("ascii", "replace") != xxhash.xxh3_128_hexdigest(body):
         raise ImageError(f"{where}: the manifest is damaged or incomplete")
     facts: dict[str, str] = {}
     files: dict[str, tuple[str, int]] = {}
-    for key, value in record.parse(body, "manifest", where):
-        if key != "file":
-            facts[key] = value
-            continue
-        digest, size, path = value.split(" ", 2)
-        if path.startswith("/") or ".." in path.split("/"):
-            raise ImageError(f"{where}: the manifest names {path!r}, outside its generation")
-        files[path] = (digest, int(size))
+    try:
+        for key, value in record.parse(body, "manifest", where):
+            if key == "file":
+                digest, size, path = value.split(" ", 2)
+                files[path] = (digest, record.number(size))
+            else:
+                facts[key] = value
+        record.seconds(facts.get("taken", "0"))
+    except (RecordError, ValueError) as error:
+        raise ImageError(f"{where}: the manifest is not whole: {error}") from error
+    for path in files:
+        if path.startswith("/") or "\0" in path or {"", "..", "."} & set(path.split("/")):
+            raise ImageError(f"{where}: the manifest names {path!a}, outside its generation")
     return Manifest(facts, files)
 
 
@@ -171,7 +177,7 @@ def read_manifest(container: Container, generation: Generation) -> Manifest:
         if text is None:
             raise ImageError(f"{generation.manifest} is missing")
         manifest = parse_manifest(text, generation.manifest)
-    except (RecordError, ValueError) as error:
+    except RecordError as error:
         raise ImageError(f"{generation.manifest}: {error}") from error
     expected = {"name": container.name, "generation": str(generation.number)}
     for key, value in expected.items():
@@ -336,7 +342,7 @@ def generations(container: Container) -> list[int]:
         names = os.listdir(container.generations_dir)
     except OSError:
         return []
-    return sorted(int(name) for name in names if name.isdigit())
+    return sorted(int(name) for name in names if record.is_number(name))
 
 
 def next_generation(container: Container, newest: int) -> Generation:

@@ -111,9 +111,18 @@ def load(container: Container) -> Inputs | None:
         text = record.read_bytes(container.inputs_path)
         if text is None:
             return None
-        return Inputs(record.parse(text, "inputs", container.inputs_path))
-    except RecordError:
+        found = Inputs(record.parse(text, "inputs", container.inputs_path))
+        _require_numbers(found)
+    except (RecordError, ValueError):
         return None
+    return found
+
+
+def _require_numbers(inputs: Inputs) -> None:
+    """Raises ValueError where one is missing, or is none."""
+    for text in (inputs.text("keep"), inputs.text("stop-signal"), *inputs.text("owner").split(":")):
+        record.number(text)
+    _ = inputs.owner
 
 
 def still_hold(container: Container, known: Inputs, unit_payload: str) -> bool:

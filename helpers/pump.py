@@ -24,7 +24,7 @@ def start(container: Container) -> int:
 def wait_for_end(container: Container, unit_cgroup: str, timeout_s: float) -> None:
     """Wait until the pump has written the last line; bounded, as others may hold the pipe."""
     text = read_small(container.pump_path).strip()
-    if not text.isdigit():
+    if not record.is_number(text):
         return
     if f"0::{unit_cgroup}/" not in read_small(f"/proc/{text}/cgroup"):
         return  # gone, and its pid perhaps another's

@@ -13,6 +13,8 @@ from torpor.errors import RecordError
 _MAX_BYTES = 16 << 20
 _UNFINISHED = ".new"  # after the name of a file that is being written
 _PRIVATE = 0o700  # no umask takes from it
+_DIGITS_MAX = 15
+_SHOWN_LENGTH = 40
 
 
 def read_bytes(path: str, max_bytes: int = _MAX_BYTES) -> bytes | None:
@@ -59,6 +61,24 @@ def parse(text: bytes, kind: str, where: str) -> list[tuple[str, str]]:
     return pairs
 
 
+def is_number(text: str) -> bool:
+    """Whether int() takes it for a number without a sign, of digits that everybody writes."""
+    return text.isascii() and text.isdigit() and len(text) <= _DIGITS_MAX
+
+
+def number(text: str) -> int:
+    """A count or an id. Raises ValueError."""
+    if not is_number(text):
+        raise ValueError(f"{text[:_SHOWN_LENGTH]!a} is no number")
+    return int(text)
+
+
+def seconds(text: str) -> float:
+    """A span, or a time since the epoch, that time.localtime() takes. Raises ValueError."""
+    whole, _, fraction = text.partition(".")
+    return float(f"{number(whole)}.{number(fraction or '0')}")
+
+
 def serialize(kind: str, pairs: list[tuple[str, str]]) -> bytes:
     """The record's bytes. A line break in a value becomes a space: it would forge a line."""
     lines = [f"torpor-{kind}=1"]
@@ -89,16 +109,20 @@ def write_durably(path: str, content: bytes, step: str = "") -> None:
 
 
 def replace(path: str, content: bytes) -> None:
-    """Replace a file so that a reader sees the old content or the new: for what this boot needs."""
+    """Replace a file so that a reader sees the old content or the new: for what this boot needs.
+
+    Raises RecordError for what read_bytes() would refuse: nobody is to rely on it.
+    """
     fault.before(path)
     _replace(path, content, path, sync=False)
     fault.after(path)
 
 
 def _replace(path: str, content: bytes, step: str, *, sync: bool) -> None:
+    if len(content) > _MAX_BYTES:
+        raise RecordError(f"{path}: would be larger than {_MAX_BYTES} bytes")
     temporary = f"{path}{_UNFINISHED}"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
-    fd = os.open(temporary, flags, 0o600)
+    fd = _open_new(temporary)
     try:
         view = memoryview(content)
         while view:
@@ -109,6 +133,16 @@ def _replace(path: str, content: bytes, step: str, *, sync: bool) -> None:
         os.close(fd)
     fault.amid(step)
     os.rename(temporary, path)
+
+
+def _open_new(path: str) -> int:
+    """A file of ours alone: what lies there, perhaps a link or a FIFO, is not written to."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    try:
+        return os.open(path, flags, 0o600)
+    except FileExistsError:
+        os.unlink(path)
+        return os.open(path, flags, 0o600)
 
 
 def sweep(directory: str) -> None:

@@ -6,7 +6,7 @@ a checkpoint.
 
 import os
 
-from torpor import criu, mounts, process, umask
+from torpor import criu, mounts, process, record, umask
 from torpor.container import Container
 from torpor.errors import ForeignContainerError, RuntimeFailedError
 from torpor.process import Child, read_small
@@ -147,14 +147,8 @@ def detach_restore_root(container: Container) -> None:
 
 def check_ours(container: Container) -> None:
     """Raise ForeignContainerError when runc has one of this name that torpor did not make."""
-    state = read_small_json(f"{container.runc_dir}/state.json")
-    if state is None:
-        return
-    labels = state.get("config", {}).get("labels") or []
-    bundle = next(
-        (str(label)[7:] for label in labels if str(label).startswith("bundle=")), "unknown"
-    )
-    if bundle != container.bundle:
+    bundle = bundle_of(f"{container.runc_dir}/state.json")
+    if bundle not in ("", container.bundle):
         raise ForeignContainerError(
             f"runc already has a container {container.name!r}, of bundle {bundle}",
             f"it is not torpor's: remove it with 'runc delete {container.name}', "
@@ -162,14 +156,26 @@ def check_ours(container: Container) -> None:
         )
 
 
-def read_small_json(path: str) -> "dict[str, Any] | None":
+def bundle_of(path: str) -> str:
+    """The bundle that a state.json of runc names; empty where there is no such file."""
+    state = _read_json(path)
+    if state is None:
+        return ""
+    config = state.get("config")
+    labels = config.get("labels") if isinstance(config, dict) else None
+    texts = map(str, labels if isinstance(labels, list) else ())
+    found = (text[7:] for text in texts if text.startswith("bundle="))
+    return next(found, "") or "unknown"
+
+
+def _read_json(path: str) -> "dict[str, Any] | None":
     """A JSON object from a file; None where there is none."""
     try:
         with open(path, encoding="utf-8") as file:
             import json
 
             value = json.load(file)
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 
@@ -177,7 +183,7 @@ def read_small_json(path: str) -> "dict[str, Any] | None":
 def init_pid(container: Container) -> int:
     """The container's PID 1 as its last create or restore wrote it; 0 when unknown."""
     text = read_small(container.pid_path).strip()
-    return int(text) if text.isdigit() else 0
+    return int(text) if record.is_number(text) else 0
 
 
 def last_error(container: Container) -> str:
@@ -188,7 +194,7 @@ def last_error(container: Container) -> str:
     for line in read_small(log_path(container)).splitlines():
         try:
             entry = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(entry, dict) and entry.get("level") in ("error", "fatal"):
             message = str(entry.get("msg", ""))

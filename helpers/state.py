@@ -102,21 +102,24 @@ class State:
 
 def parse(text: bytes, where: str) -> State:
     """A state from a record's bytes; RecordError for anything else."""
-    fields = dict(record.parse(text, "state", where))
+    pairs = record.parse(text, "state", where)
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        raise RecordError(f"{where}: a state record says something twice")
     try:
         name = fields["state"]
         if name not in STATES:
             raise RecordError(f"{where}: unknown state {name[:40]!r}")
         return State(
             name,
-            generation=int(fields["generation"]),
+            generation=record.number(fields["generation"]),
             boot=fields["boot"],
-            since_s=float(fields["since"]),
-            attempt=int(fields["attempt"]),
+            since_s=record.seconds(fields["since"]),
+            attempt=record.number(fields["attempt"]),
             reason=fields["reason"],
             inputs=fields["inputs"],
             rootfs=fields["rootfs"],
-            frozen_s=float(fields["frozen"]),
+            frozen_s=record.seconds(fields["frozen"]),
         )
     except (KeyError, ValueError) as error:
         raise RecordError(f"{where}: {error!r} in a state record") from error

@@ -46,6 +46,7 @@ def keep(container: Container, tmp_path: Path) -> None:
         ("checkpoint-on", "stop"),
         ("keep", "1"),
         ("stop-signal", "15"),
+        ("owner", "0:0"),
         ("sync", f"{tmp_path}/rootfs"),
         ("file", last_rendering.stamped(container.definition_path)),
         ("resolved", f"{tmp_path}/link\t{tmp_path}/rootfs"),
