@@ -11,6 +11,9 @@ from torpor.json_shape import ShapeError, a_text, an_object, clean, pairs, texts
 from torpor.yaml_tree import shown
 
 _VOLUMES_MAX = 128
+# The beginnings of annotations by which runc, crun, CRIU and hooks are told what to do as root:
+# org.criu.config names a file that can have CRIU run a script.
+_INSTRUCTIONS = ("org.criu.", "org.systemd.", "run.oci.", "io.torpor.")
 
 
 @dataclass(frozen=True)
@@ -18,7 +21,8 @@ class ImageConfig:
     """What an image says of the containers made from it; empty is what it leaves open.
 
     digest is that of the manifest and identifies the image; command is Entrypoint and Cmd;
-    cwd and volumes are absolute and normalised; user and stop_signal are not yet looked up.
+    cwd and volumes are absolute and normalised; user and stop_signal are not yet looked up;
+    annotations are without those that instruct a runtime.
     """
 
     digest: str
@@ -51,9 +55,15 @@ def read(
         volumes=_volumes(config),
         stop_signal=a_text(config.get("StopSignal"), "StopSignal"),
         labels=pairs(config.get("Labels"), "Labels"),
-        annotations=pairs(manifest.get("annotations"), "annotations"),
+        annotations=_annotations(manifest),
         created=a_text(content.get("created"), "created"),
     )
+
+
+def _annotations(manifest: dict[str, Any]) -> tuple[tuple[str, str], ...]:
+    """What describes the image; to instruct the host is not its author's to do."""
+    said = pairs(manifest.get("annotations"), "annotations")
+    return tuple(pair for pair in said if not pair[0].startswith(_INSTRUCTIONS))
 
 
 def _env(config: dict[str, Any]) -> tuple[str, ...]:
