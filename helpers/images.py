@@ -369,6 +369,9 @@ def remove(path: str) -> None:
     Links in it are removed, not followed (os.walk). shutil would take 10 ms to import. What a
     killed CRIU left mounted there is the host's whole cgroup tree, to be written.
     """
+    if os.path.islink(path):  # somebody's: what it leads to is not ours
+        os.unlink(path)
+        return
     if not mounts.detach_below(path):
         return
     for directory, names, files in os.walk(path, topdown=False):

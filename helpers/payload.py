@@ -82,12 +82,18 @@ _DIRECTORIES = (
 
 def _remove_run_dir(container: Container) -> None:
     """Only what we made, and only files: no tree walk near mounts of a rootfs."""
+    if os.path.islink(container.run_dir):
+        os.unlink(container.run_dir)
+        return
     for name, has_files in _DIRECTORIES:
         directory = f"{container.run_dir}/{name}".rstrip("/")
         _remove_directory(directory, has_files)
 
 
 def _remove_directory(directory: str, has_files: bool) -> None:
+    if os.path.islink(directory):  # nothing of ours is: what it leads to stays as it is
+        os.unlink(directory)
+        return
     try:
         names = os.listdir(directory) if has_files else []
     except OSError:

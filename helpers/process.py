@@ -190,7 +190,7 @@ def open_process(pid: int) -> int | None:
 def read_small(path: str) -> str:
     """A small file of /proc, /sys or ours; empty when it is not there."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
         return ""
     try:
