@@ -28,6 +28,7 @@ from torpor import (
     netns_status,
     oci_state,
     overlay,
+    payload,
     preparation,
     record,
     runc,
@@ -162,6 +163,42 @@ def test_an_image_that_climbs_is_in_its_own_root() -> None:
     config = {"config": {"WorkingDir": "../../..", "Volumes": {"/../../etc/": {}, "a/../b": {}}}}
     found = image_config.read("sha256:0", 1, {}, config)
     assert (found.cwd, found.volumes) == ("/", ("/b", "/etc"))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("org.criu.config", "org.systemd.property.MemoryMax", "run.oci.keep_original_groups"),
+        *("io.torpor.network", "io.torpor.slice"),
+    ],
+)
+def test_an_image_instructs_no_runtime(name: str) -> None:
+    manifest = {"annotations": {name: "/srv/evil", "org.example.built": "here"}}
+    found = image_config.read("sha256:0", 1, manifest, {})
+    assert found.annotations == (("org.example.built", "here"),)
+
+
+def test_what_is_removed_is_not_what_a_link_leads_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    victim = tmp_path / "victim"
+    (victim / "bundle").mkdir(parents=True)
+    for name in ("file", "bundle/file"):
+        (victim / name).write_text("the host's")
+    container = Container("web")
+    container.state_dir, container.run_dir = str(tmp_path / "lib"), str(tmp_path / "run")
+    (tmp_path / "lib/generations").mkdir(parents=True)
+    (tmp_path / "lib/generations/9").symlink_to(victim)
+    images.remove(container.generation_dir(9))
+    (tmp_path / "run").symlink_to(victim)
+    payload._remove_run_dir(container)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/bundle").symlink_to(victim / "bundle")
+    payload._remove_run_dir(container)
+    assert not os.path.lexists(tmp_path / "run")
+    assert os.listdir(tmp_path / "lib/generations") == []
+    assert sorted(os.listdir(victim)) == ["bundle", "file"]
+    assert os.listdir(victim / "bundle") == ["file"]
 
 
 STATES = {
