@@ -119,7 +119,7 @@ def _read(path: str) -> Network:
         for plugin in plugins:
             kind = a_text(plugin.get("type"), "type")
             if not kind or "/" in kind or kind.startswith("."):
-                raise ShapeError(f"'type' {kind!a} names no plugin")
+                raise ShapeError(f"'type' {kind[:_SHOWN_LENGTH]!a} names no plugin")
         if not plugins:
             raise ShapeError("it has no plugins")
         version = a_text(said.get("cniVersion"), "cniVersion")
@@ -133,7 +133,8 @@ def _require_version(network: Network) -> None:
     found = _VERSION.fullmatch(network.version)
     if not found or (int(found[1]), int(found[2])) < _OLDEST:
         raise TorporError(
-            f"network: cni: {network.path}: 'cniVersion' {network.version!a} is not supported",
+            f"network: cni: {network.path}: "
+            f"'cniVersion' {network.version[:_SHOWN_LENGTH]!a} is not supported",
             "Write 1.0.0, or what its plugins know; at least 0.3.0.",
         )
 

@@ -166,7 +166,7 @@ def parse_manifest(text: bytes, where: str) -> Manifest:
         raise ImageError(f"{where}: the manifest is not whole: {error}") from error
     for path in files:
         if path.startswith("/") or "\0" in path or {"", "..", "."} & set(path.split("/")):
-            raise ImageError(f"{where}: the manifest names {path!a}, outside its generation")
+            raise ImageError(f"{where}: the manifest names {path[:80]!a}, outside its generation")
     return Manifest(facts, files)
 
 
