@@ -6,6 +6,7 @@ import signal
 from torpor import images, mounts, networking, preparation, process, record, runc, state
 from torpor.cgroup import Cgroup, payload_of
 from torpor.container import Container
+from torpor.errors import RecordError
 from torpor.last_rendering import Inputs
 from torpor.preparation import Plan
 
@@ -37,8 +38,15 @@ def planned_cgroup(plan: Plan, unit_cgroup: str) -> Cgroup:
 
 
 def cgroup_of(container: Container, unit_cgroup: str) -> Cgroup:
-    """Where the payload is that runs now, or that ran last and was not cleared."""
-    return planned_cgroup(preparation.read(container.plan_path), unit_cgroup)
+    """Where the payload is that runs now, or that ran last and was not cleared.
+
+    With a plan that cannot be read it is where most are; clear() goes by runc's word, too.
+    """
+    try:
+        plan = preparation.read(container.plan_path)
+    except RecordError:
+        plan = []
+    return planned_cgroup(plan, unit_cgroup)
 
 
 def clear(container: Container, cgroup: Cgroup) -> list[str]:
