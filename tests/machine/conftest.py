@@ -32,6 +32,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     outcome = yield
     report = outcome.get_result()  # type: ignore[attr-defined]
     machines = [value for value in getattr(item, "funcargs", {}).values() if type(value) is Machine]
-    for used in machines if report.failed else []:
+    there = [used for used in machines if used.directory.exists()]  # else the last test is over
+    for used in there if report.failed else []:
         journal = used.run(*JOURNAL, check=False).stdout if used.leader else used.console[-8000:]
         report.sections.append((f"journal of {used.name}", excerpt(journal)))
