@@ -151,7 +151,7 @@ def read_bundle(path: Path) -> None:
 def read_cni_configuration(path: Path) -> None:
     network = cni._read(str(path))
     cni._require_version(network)
-    cni.prepare(network, ["10.0.0.1"], "", [])
+    cni.prepare(network, "eth0", ["10.0.0.1"], "", [])
 
 
 def read_pattern(content: bytes) -> None:
