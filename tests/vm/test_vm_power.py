@@ -76,9 +76,9 @@ def broken(top: Path, name: str, asleep: Asleep) -> tuple[str, str]:
         assert last_rendering.load(container) is not None
     except TorporError as error:
         return "", error.message
-    lines = (top / name / "own/journal").read_text().split()
-    expected = asleep[name, found.generation]
-    return found.name, "" if int(lines[-1]) == expected else f"{lines[-1]} is not {expected}"
+    last = (top / name / "own/journal").read_text().split()[-1]
+    expected = str(asleep[name, found.generation])
+    return found.name, "" if last == expected else f"{last[:9]!r} is not {expected}"
 
 
 def crash_states(vm: Vm, first: int, last: int, asleep: Asleep, place: Path) -> Counter[str]:
