@@ -401,10 +401,9 @@ def test_what_is_in_dev_shm_comes_back_and_goes_nowhere_else(attacked: Attacked)
 
 def test_cgroups_in_cgroups_in_cgroups_end_in_order(attacked: Attacked) -> None:
     """More than Python recurses. Whether CRIU can save them or not, nothing is left of them."""
-    script = (
-        "cd /sys/fs/cgroup; i=0; while [ $i -lt 1100 ]; do busybox mkdir a && cd a; i=$((i+1));"
-    )
-    command = ["/bin/sh", "-c", f"{script} done; cd /; echo nested; while :; do sleep 0.1; done"]
+    nested = "/".join("a" * 1010)
+    script = f"busybox mkdir -p /sys/fs/cgroup/{nested} && echo nested; {LOOP[-1]}"
+    command = ["/bin/sh", "-c", script]
     attacked.machine.run("mkdir", "-p", f"{ROOTFS}/run", f"{ROOTFS}/var/log")
     attacked.define(rootfs=ROOTFS, command=command, systemd="always")
     attacked.start()
@@ -424,20 +423,23 @@ def _until(container: Container, words: str, timeout_s: float = 30) -> None:
 
 
 def test_a_name_that_criu_complains_of_forges_no_line(attacked: Attacked) -> None:
-    """A file that was deleted and is too large for an image, under a name of the container's."""
+    """It is the container's, of a file whose mount is gone."""
+    machine = attacked.machine
     name = "x\\033[2J\\033]0;owned\\007\\n(9.9) Error (a): b\\nattack: restored"
-    script = f"""
-f="/tmp/$(busybox printf '{name}')"; busybox truncate -s 2G "$f"; exec 5<>"$f"; busybox rm "$f"
-{LOOP[-1]}
-"""
-    attacked.define(rootfs=ROOTFS, command=["/bin/sh", "-c", script])
+    script = f"exec 5>\"/out/$(busybox printf '{name}')\"; {LOOP[-1]}"
+    command = ["/bin/sh", "-c", script]
+    machine.run("mkdir", "-p", "/srv/harmless/out")
+    attacked.define(rootfs=ROOTFS, command=command, mounts=["/srv/harmless/out:/out"])
     attacked.start()
-    time.sleep(0.3)
+    time.sleep(0.5)
+    pid = attacked.property("MainPID")
+    machine.run("nsenter", "-t", pid, "-m", "/bin/busybox", "umount", "-l", "/out")
     attacked.stop()
     words = said(attacked)
-    assert "cannot checkpoint: CRIU: " in words
+    assert "cannot checkpoint: CRIU: " in words and "path=/x\\x1b[2J" in words, words
     assert "attack: restored" not in attacked.journal().splitlines()
-    assert not ESCAPE.search(attacked.machine.run("torpor", "status", NAME).stdout)
+    assert not ESCAPE.search(machine.run("torpor", "status", NAME).stdout)
+    machine.run("rm", "-r", "/srv/harmless/out")
     attacked.assert_untouched()
 
 
@@ -542,7 +544,7 @@ done 2>/dev/null
 @contextmanager
 def swapping(machine: Machine, names: str) -> Iterator[None]:
     """Each of these directories of the root file system is a link every other moment."""
-    unit = "attack-race"
+    unit = "race-for-links"
     racer = machine.popen("sh", "-c", SWAP, "sh", ROOTFS, names, unit=unit)
     try:
         yield

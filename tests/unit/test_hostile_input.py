@@ -454,8 +454,10 @@ def test_cgroups_deeper_than_python_recurses_are_all_found(tmp_path: Path) -> No
     for _ in range(depth):
         inner /= "a"
         inner.mkdir()
-    found = cgroup_tree._below(str(tmp_path))
-    subprocess.run(["rm", "-rf", tmp_path / "a"], check=True)  # pytest recurses
+    try:
+        found = cgroup_tree._below(str(tmp_path))
+    finally:
+        subprocess.run(["rm", "-rf", tmp_path / "a"], check=True)  # pytest recurses
     assert len(found) == depth and found[0] == "a" and found[-1] == "/".join("a" * depth)
 
 
