@@ -324,6 +324,8 @@ def _write(path: str, content: bytes) -> None:
         view = memoryview(content)
         while view:
             view = view[os.write(fd, view) :]
+    except OSError as error:
+        raise record.naming(path, error, len(content)) from error
     finally:
         os.close(fd)
 

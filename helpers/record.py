@@ -93,6 +93,8 @@ def sync_directory(path: str) -> None:
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
+    except OSError as error:
+        raise naming(path, error) from error
     finally:
         os.close(fd)
 
@@ -122,7 +124,17 @@ def _replace(path: str, content: bytes, step: str, *, sync: bool) -> None:
     if len(content) > _MAX_BYTES:
         raise RecordError(f"{path}: would be larger than {_MAX_BYTES} bytes")
     temporary = f"{path}{_UNFINISHED}"
-    fd = _open_new(temporary)
+    try:
+        _write(temporary, content, sync)
+        fault.amid(step)
+        os.rename(temporary, path)
+    except OSError as error:
+        _forget(temporary)
+        raise naming(path, error, len(content)) from error
+
+
+def _write(path: str, content: bytes, sync: bool) -> None:
+    fd = _open_new(path)
     try:
         view = memoryview(content)
         while view:
@@ -131,8 +143,32 @@ def _replace(path: str, content: bytes, step: str, *, sync: bool) -> None:
             os.fsync(fd)
     finally:
         os.close(fd)
-    fault.amid(step)
-    os.rename(temporary, path)
+
+
+def _forget(path: str) -> None:
+    try:
+        os.unlink(path)
+    except OSError:
+        pass
+
+
+def naming(path: str, error: OSError, needed_bytes: int = 0) -> OSError:
+    """The same error with the path that it met, which the kernel does not say of a descriptor.
+
+    On a full disk it says what there is and what was needed.
+    """
+    words = error.strerror or str(error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT) and needed_bytes:
+        words += f" ({needed_bytes} bytes are needed, {_free_bytes(path)} are free)"
+    return OSError(error.errno, words, path)
+
+
+def _free_bytes(path: str) -> int:
+    try:
+        disk = os.statvfs(path.rpartition("/")[0])
+    except OSError:
+        return 0
+    return disk.f_bavail * disk.f_frsize
 
 
 def _open_new(path: str) -> int:
