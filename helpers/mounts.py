@@ -42,6 +42,13 @@ def options(path: str) -> list[str]:
     return f"{found[-1][5]},{found[-1][-1]}".split(",") if found else []
 
 
+def kind(device: int) -> str:
+    """The type of a mounted file system by its st_dev; empty where no mount tells."""
+    number = f"{os.major(device)}:{os.minor(device)}"
+    found = (fields for fields in _table() if fields[2] == number)
+    return next((fields[fields.index("-") + 1] for fields in found), "")
+
+
 def below(directory: str) -> list[str]:
     """The places below a directory where something is mounted, the deepest first."""
     places = {fields[4] for fields in _table() if fields[4].startswith(f"{directory}/")}
@@ -53,7 +60,9 @@ def detach(path: str, most: int = 16) -> bool:
     for _ in range(most):
         if not is_mounted(path):
             return True
-        process.spawn(["umount", "--lazy", "--no-canonicalize", path]).wait()
+        child = process.spawn(["umount", "--lazy", "--no-canonicalize", path])
+        if child.wait(TIMEOUT_S) is None:
+            child.kill()
     return not is_mounted(path)
 
 

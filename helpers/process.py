@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _POLL_MAX_MS = (1 << 31) - 1  # poll(2) takes an int
 _COLLECTED_MAX_BYTES = 64 << 20
+_REAP_S = 5.0  # one that hangs in the kernel does not end, not even by SIGKILL
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -47,10 +48,16 @@ class Child:
         return self.status
 
     def kill(self) -> None:
-        """End it at once and reap it."""
+        """End it at once and reap it; one that hangs in the kernel is left to that."""
         if self.status is None:
             signal.pidfd_send_signal(self.fd, signal.SIGKILL)
-            self.wait()
+            self.wait(_REAP_S)
+
+    def kill_tree(self) -> None:
+        """As kill(), and all below it."""
+        if self.status is None:
+            kill_tree(self.pid)
+            self.wait(_REAP_S)
 
     def _ended(self, status: int) -> None:
         self.status = os.waitstatus_to_exitcode(status)
@@ -124,10 +131,10 @@ def collect(
         left -= len(chunk)
     wait_s = max(0.0, deadline - time.monotonic()) if left > 0 else 0.0
     if child.wait(wait_s) is None:
-        kill_tree(child.pid)
-        child.wait()
+        child.kill_tree()
     os.close(reader)  # only now: closed earlier, it would end who still writes in another way
-    return child.status or 0, b"".join(chunks).decode("utf-8", "replace")
+    status = -signal.SIGKILL if child.status is None else child.status
+    return status, b"".join(chunks).decode("utf-8", "replace")
 
 
 def readable(fd: int, timeout_s: float) -> bool:
