@@ -6,12 +6,11 @@ there is no other table that could disagree with them, and a container whose sta
 removed holds none.
 """
 
-import fcntl
 import os
 
-from torpor import record, state
+from torpor import lock, record, state
 from torpor.container import RUN_ROOT, STATE_ROOT, Container, valid_name
-from torpor.errors import RecordError, TorporError
+from torpor.errors import BusyError, RecordError, TorporError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -159,7 +158,12 @@ class Table:
         record.make_directory(_LOCK.rpartition("/")[0])
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         self._fd = os.open(_LOCK, flags, 0o600)
-        fcntl.flock(self._fd, fcntl.LOCK_EX)
+        if not lock.acquire(self._fd, lock.WAIT_S):
+            os.close(self._fd)
+            raise BusyError(
+                f"another has held the leases of all networks for {lock.WAIT_S:.0f} s",
+                f"see: fuser -v {_LOCK}",
+            )
         return self
 
     def __exit__(self, *_: object) -> None:
