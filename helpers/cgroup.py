@@ -8,8 +8,14 @@ from torpor import hierarchy
 from torpor.errors import RuntimeFailedError
 from torpor.process import read_small
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 PAYLOAD = "payload"
 SUPERVISOR = "supervisor"
+
+_SOON_S = 1.0
 
 
 def mount_point() -> str:
@@ -60,13 +66,19 @@ class Cgroup:
             found += [int(pid) for pid in read_small(f"{directory}/cgroup.procs").split()]
         return found
 
-    def freeze(self, timeout_s: float) -> None:
-        """Stop every task in it; RuntimeFailedError when one does not stop in time."""
+    def freeze(self, timeout_s: "Callable[[], float]") -> None:
+        """Stop every task in it; RuntimeFailedError when one does not stop in time.
+
+        timeout_s is asked only when it takes longer than usual.
+        """
         self.write("cgroup.freeze", "1")
-        if not self._wait_for("frozen 1", timeout_s):
+        if self._wait_for("frozen 1", _SOON_S):
+            return
+        limit_s = timeout_s()
+        if not self._wait_for("frozen 1", limit_s - _SOON_S):
             self.thaw()
             raise RuntimeFailedError(
-                f"its processes did not freeze within {timeout_s:.0f} s",
+                f"its processes did not freeze within {limit_s:.0f} s",
                 "one of them hangs in the kernel: look for state D in: ps -eo pid,stat,wchan,args",
             )
 
@@ -92,11 +104,11 @@ class Cgroup:
             except OSError:
                 pass
 
-    def memory_bytes(self) -> int:
-        """How much memory of their own its tasks hold, without files in the page cache.
+    def memory_bytes(self) -> tuple[int, int]:
+        """How much memory its tasks hold, without files in the page cache: their own, and shared.
 
-        Where the memory controller is not there, summed from /proc without shared pages: too
-        little rather than too much.
+        What is swapped out counts as shared. Where the memory controller is not there, summed
+        from /proc without shared pages: too little rather than too much.
         """
         fields = dict(
             line.split(" ", 1)
@@ -104,12 +116,13 @@ class Cgroup:
             if " " in line
         )
         if "anon" in fields:
-            return int(fields["anon"]) + int(fields.get("shmem", "0"))
+            swapped = read_small(f"{self.path}/memory.swap.current").strip() or "0"
+            return int(fields["anon"]), int(fields.get("shmem", "0")) + int(swapped)
         pages = 0
         for pid in self.pids():
             statm = read_small(f"/proc/{pid}/statm").split()
             pages += int(statm[1]) - int(statm[2]) if len(statm) > 2 else 0
-        return pages * os.sysconf("SC_PAGE_SIZE")
+        return pages * os.sysconf("SC_PAGE_SIZE"), 0
 
     def _wait_for(self, event: str, timeout_s: float) -> bool:
         """Wait for a line of cgroup.events; the kernel signals a change with POLLPRI."""

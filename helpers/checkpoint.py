@@ -1,6 +1,8 @@
 """One dump of a running container, from the freeze to CRIU's end."""
 
+import errno
 import os
+import stat
 import time
 from collections.abc import Callable
 
@@ -8,9 +10,11 @@ from torpor import (
     cgroup_tree,
     criu,
     criu_files,
+    estimate,
     fault,
     images,
     mounts,
+    patience,
     preparation,
     process,
     runc,
@@ -19,19 +23,28 @@ from torpor import (
 )
 from torpor.cgroup import Cgroup
 from torpor.container import Container
-from torpor.errors import CheckpointError, ContainerLostError, TorporError
+from torpor.errors import (
+    CheckpointError,
+    ContainerLostError,
+    HungError,
+    RuntimeFailedError,
+    TorporError,
+)
 from torpor.images import Generation
 from torpor.last_rendering import Inputs
+from torpor.patience import Patience, Stall
 from torpor.payload import KILL_TIMEOUT_S
 from torpor.preparation import Plan
 from torpor.talk import mebibytes
 
 FREEZE_TIMEOUT_S = 20.0
-# CRIU is taken to hang when neither its log nor its images grew for this long.
-STALL_S = 60.0
 _TICK_S = 1.0
+# Time for runc to leave after the commit: nothing depends on it any more.
+_LEAVE_S = 5.0
 _MARGIN_BYTES = 32 << 20
-# A file system that hangs must not hold up a shutdown for ever.
+_RUN_BYTES = 256 << 10  # runc's state and log, FIFOs
+_NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ENOTCONN)
+# A file system that syncs without end must not hold up a shutdown for ever.
 _SYNC_TIMEOUT_S = 300.0
 
 
@@ -42,8 +55,9 @@ def preflight(container: Container, cgroup: Cgroup) -> None:
         raise CheckpointError(missing)
     found = criu.version()
     if found < criu.MINIMUM:
+        words = _dotted(found) or "one that does not say its version"
         raise CheckpointError(
-            f"checkpointing needs CRIU >= {_dotted(criu.MINIMUM)}, found {_dotted(found)}",
+            f"checkpointing needs CRIU >= {_dotted(criu.MINIMUM)}, found {words}",
             "install a newer criu",
         )
     pids = cgroup.pids()
@@ -51,14 +65,26 @@ def preflight(container: Container, cgroup: Cgroup) -> None:
         raise CheckpointError("the container has no processes", "")
     if preparation.joins_ipc(preparation.read(container.plan_path)):
         _require_no_segment(pids)
-    needed = cgroup.memory_bytes() + _MARGIN_BYTES
-    disk = os.statvfs(container.state_dir)
-    free = disk.f_bavail * disk.f_frsize
+    _require_room(
+        _place_of_images(container),
+        estimate.size_bytes(container, cgroup, pids) + _MARGIN_BYTES,
+        "the images may need",
+        "make room there, or mount a larger file system at /var/lib/torpor",
+    )
+    _require_room(container.run_dir, _RUN_BYTES, "a dump needs", "make room in /run")
+
+
+def _place_of_images(container: Container) -> str:
+    """Generations may be on a file system of their own."""
+    directory = container.generations_dir
+    return directory if os.path.isdir(directory) else container.state_dir
+
+
+def _require_room(directory: str, needed: int, what_for: str, hint: str) -> None:
+    free = _free_bytes(directory)
     if free < needed:
         raise CheckpointError(
-            f"{container.state_dir}: {mebibytes(free)} are free, "
-            f"the images may need {mebibytes(needed)}",
-            "make room there, or mount a larger file system at /var/lib/torpor",
+            f"{directory}: {mebibytes(free)} are free, {what_for} {mebibytes(needed)}", hint
         )
 
 
@@ -77,14 +103,28 @@ def tcp_lock(inputs: Inputs) -> str:
     )
 
 
-def freeze(cgroup: Cgroup, plan: Plan) -> None:
-    """Freeze a container that runs under plan, so that it can be dumped."""
-    if preparation.first(plan, preparation.INIT):
-        from torpor import stillness  # for a systemd only
+def _free_bytes(directory: str) -> int:
+    disk = os.statvfs(directory)
+    return disk.f_bavail * disk.f_frsize
 
-        stillness.freeze(cgroup, FREEZE_TIMEOUT_S)
-    else:
-        cgroup.freeze(FREEZE_TIMEOUT_S)
+
+def freeze(cgroup: Cgroup, plan: Plan, limits: Patience) -> None:
+    """Freeze a container that runs under plan, so that it can be dumped."""
+
+    def timeout_s() -> float:
+        return min(FREEZE_TIMEOUT_S, limits.limit_s)
+
+    began_s = time.monotonic()
+    try:
+        if preparation.first(plan, preparation.INIT):
+            from torpor import stillness  # for a systemd only
+
+            stillness.freeze(cgroup, timeout_s)
+        else:
+            cgroup.freeze(timeout_s)
+    except RuntimeFailedError:
+        limits.spent_s += time.monotonic() - began_s
+        raise
 
 
 def _require_no_segment(pids: list[int]) -> None:
@@ -115,15 +155,19 @@ class Dump:
         generation: Generation,
         cgroup: Cgroup,
         progress: Callable[[], None],
+        patience: Patience,
         tcp_lock: str = "",
     ) -> None:
         self._container = container
         self._generation = generation
         self._cgroup = cgroup
         self._progress = progress  # called at least every second
+        self._patience = patience
         self._tcp_lock = tcp_lock  # how connections are held back that are to go on; see criu
+        self._given_up = ""  # why it was killed
         self._refusal: Exception | None = None
         self._committed = False
+        self._leave_running = False
 
     def run(self, commit: Callable[[], None], *, leave_running: bool = False) -> None:
         """Raise CheckpointError when the container can go on, ContainerLostError when it cannot."""
@@ -141,30 +185,39 @@ class Dump:
                 leave_running=leave_running,
                 keeps_connections=bool(self._tcp_lock),
             )
+            self._leave_running = leave_running
             self._serve(channel, child, commit)
         finally:
             channel.close()
             if child is not None and child.poll() is None:
-                process.kill_tree(child.pid)
+                child.kill_tree()
         # After a commit, what CRIU did no longer counts; without one, only that counts.
         done = child.status == 0 if leave_running else self._committed
         if not done:
-            raise self._failure()
+            raise self._failure(child.status)
 
     def _serve(
         self, channel: criu.Channel, child: process.Child, commit: Callable[[], None]
     ) -> None:
-        stall = _Stall()
+        stall = Stall(self._patience)
         while child.poll() is None:
             channel.wait(child, _TICK_S)
             for question in channel.questions():
                 if question.stage == criu.POST_DUMP:
                     channel.answer(go_on=self._commit(commit, question))
-                    stall = _Stall()  # that took its time, and was not CRIU's
+                    stall.reset()  # that took its time, and was not CRIU's
             self._progress()
-            size = self._generation.size_bytes()
-            if stall.stalled((size, criu.log_size(self._generation.work, "dump"))):
-                process.kill_tree(child.pid)
+            log_size = criu.log_size(self._generation.work, "dump")
+            if log_size > criu.LOG_MAX_BYTES:
+                self._given_up = f"its log grew beyond {mebibytes(criu.LOG_MAX_BYTES)}"
+            elif stall.stalled((self._generation.size_bytes(), log_size)):
+                self._given_up = f"nothing happened for {self._patience.limit_s:.0f} s"
+            if self._given_up:
+                child.kill_tree()
+                return
+            if self._committed and not self._leave_running:
+                child.wait(_LEAVE_S)
+                return
 
     def _commit(self, commit: Callable[[], None], question: criu.Question) -> bool:
         fault.point("post-dump")
@@ -182,30 +235,36 @@ class Dump:
         self._committed = True
         return True
 
-    def _failure(self) -> TorporError:
+    def _failure(self, status: int | None) -> TorporError:
         work = self._generation.work
         reason, advice = runc.explain(self._container, work, "dump")
         if self._refusal is not None:
             reason = f"the images could not be made durable: {self._refusal}"
-        hint = "\n".join([*criu.obstacles(self._cgroup.pids()), *advice])
-        # CRIU writes its log before it touches a task: no log, no harm.
-        if criu.dump_rolled_back(work) or not criu.log_size(work, "dump"):
+        elif self._given_up:
+            reason = f"{self._given_up}, so runc and CRIU were killed: {reason}"
+        pids = self._cgroup.pids()
+        room = [self._lack_of_room(pids)] if criu.is_out_of_space(reason) else []
+        hint = "\n".join([*criu.obstacles(pids), *room, *advice])
+        if self._rolled_back(status):
             return CheckpointError(reason, hint)
         return ContainerLostError(f"CRIU was cut off in the middle: {reason}", hint)
 
+    def _rolled_back(self, status: int | None) -> bool:
+        """Whether the container is as it was. On a full disk CRIU's log does not tell."""
+        work = self._generation.work
+        # CRIU writes its log before it touches a task: no log, no harm.
+        began = criu.log_size(work, "dump") > 0
+        said = criu.dump_rolled_back(work) or runc.criu_answered(self._container, status)
+        return not began or said
 
-class _Stall:
-    """Notices that nothing has changed for STALL_S."""
-
-    def __init__(self) -> None:
-        self._seen: tuple[int, ...] = ()
-        self._since_s = time.monotonic()
-
-    def stalled(self, seen: tuple[int, ...]) -> bool:
-        now_s = time.monotonic()
-        if seen != self._seen:
-            self._seen, self._since_s = seen, now_s
-        return now_s - self._since_s > STALL_S
+    def _lack_of_room(self, pids: list[int]) -> str:
+        written = self._generation.size_bytes()
+        needed = max(written, estimate.size_bytes(self._container, self._cgroup, pids))
+        free = _free_bytes(self._generation.path)
+        return (
+            f"make room in {self._generation.path}: the images may need {mebibytes(needed)}, of "
+            f"which {mebibytes(written)} were written; {mebibytes(free)} are free"
+        )
 
 
 class Commit:
@@ -223,6 +282,7 @@ class Commit:
         reason: str,
         frozen_at_s: float,
         progress: Callable[[], None],
+        patience: Patience,
     ) -> None:
         self._container = container
         self._generation = generation
@@ -234,29 +294,29 @@ class Commit:
         self._reason = reason
         self._frozen_at_s = frozen_at_s
         self._progress = progress
+        self._patience = patience
+        self.began = False  # to record it: from then on images may be found committed
         self.size_bytes = 0
         self.frozen_s = 0.0
         self.unfinished: TorporError | OSError | None = None  # why it is COMMITTED, not READY
 
     def __call__(self) -> None:
-        syncing = {path: process.spawn(["sync", "--file-system", path]) for path in self._paths()}
+        syncing = {
+            device: (path, process.spawn(["sync", "--file-system", path]))
+            for device, path in self._file_systems().items()
+        }
         cgroup_tree.save(self._cgroup, self._generation.cgroups)
-        shm.save(self._container, self._plan, self._generation, self._progress)
+        stall = Stall(self._patience)
+        shm.save(self._container, self._plan, self._generation, self._progress, stall)
         if preparation.joins_ipc(self._plan):
             criu.leave_out_ipc(self._generation.images)
         criu_files.mend(self._generation.images, self._cgroup.pids())
-        manifest = images.seal(self._generation, self._facts, self._progress)
-        deadline_s = time.monotonic() + _SYNC_TIMEOUT_S
-        for path, child in syncing.items():
-            while child.wait(_TICK_S) is None:
-                if time.monotonic() > deadline_s:
-                    raise CheckpointError(f"{path}: its file system does not sync")
-                self._progress()
-            if child.status != 0:
-                raise CheckpointError(f"{path} could not be synced to its disk")
+        manifest = images.seal(self._generation, self._facts, self._progress, Stall(self._patience))
+        self._await_syncs(syncing)
         fault.point("sealed")
         number = self._generation.number
         committed = self._current.become(state.COMMITTED, self._reason, generation=number)
+        self.began = True
         state.write(self._container, committed)
         self.size_bytes = manifest.size_bytes
         try:
@@ -266,17 +326,36 @@ class Commit:
             # kills what is still there first.
             self.unfinished = error
 
-    def _paths(self) -> list[str]:
-        """One place of each file system, mounted below one of the paths or above it.
+    def _file_systems(self) -> dict[int, str]:
+        """A place of each file system, mounted below one of the paths or above it, by st_dev."""
+        places = [place for path in self._sync_paths for place in (path, *mounts.below(path))]
+        looking_at = ""
 
-        Not sockets and devices, which sync(1) would open, nor what is gone meanwhile.
-        """
-        by_device: dict[int, str] = {}
-        for path in self._sync_paths:
-            for place in (path, *mounts.below(path)):
-                if os.path.isdir(place) or os.path.isfile(place):
-                    by_device.setdefault(os.stat(place).st_dev, place)
-        return list(by_device.values())
+        def look() -> dict[int, str]:
+            nonlocal looking_at
+            found: dict[int, str] = {}
+            for looking_at in places:
+                if (device := _device_to_sync(looking_at)) is not None:
+                    found.setdefault(device, looking_at)
+            return found
+
+        try:
+            stall = Stall(self._patience)
+            return patience.aside(look, self._progress, stall, lambda: looking_at)
+        except HungError as error:
+            raise _hung(looking_at) from error
+
+    def _await_syncs(self, syncing: dict[int, tuple[str, process.Child]]) -> None:
+        deadline_s = time.monotonic() + _SYNC_TIMEOUT_S
+        for device, (path, child) in syncing.items():
+            stall = Stall(self._patience)
+            while child.wait(_TICK_S) is None:
+                late = time.monotonic() > deadline_s
+                if late or stall.stalled(patience.disk_sign(device)):
+                    raise _hung(path)
+                self._progress()
+            if child.status != 0:
+                raise CheckpointError(f"{path} could not be synced to its disk")
 
     def _finish(self, committed: state.State) -> None:
         fault.point("committed")
@@ -286,3 +365,23 @@ class Commit:
         ready = committed.become(state.READY, self._reason, frozen_s=self.frozen_s)
         state.write(self._container, ready)
         fault.point("ready")
+
+
+def _device_to_sync(place: str) -> int | None:
+    """st_dev of a place; None for what sync(1) would open as a device, and for what is not there.
+
+    So is the FUSE of a user who lets nobody else in, and one without its server.
+    """
+    try:
+        found = os.stat(place)
+    except OSError as error:
+        if error.errno not in _NOT_THERE:
+            raise
+        return None
+    return found.st_dev if stat.S_ISDIR(found.st_mode) or stat.S_ISREG(found.st_mode) else None
+
+
+def _hung(path: str) -> CheckpointError:
+    return CheckpointError(
+        f"{path}: its file system does not answer", "is its server or its disk there?"
+    )

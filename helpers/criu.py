@@ -35,12 +35,17 @@ def version() -> tuple[int, ...]:
     if known[0] != stamp:
         status, text = process.output([path, "--version"])
         known = [stamp, _version_word(text) if status == 0 else ""]
-        record.make_directory(RUN_ROOT)
-        try:
-            record.replace(cache, "\n".join(known).encode())
-        except FileNotFoundError:
-            pass  # another container asked at the same moment, and wrote the same
+        _remember(cache, "\n".join(known))
     return tuple(int(part) for part in known[1].split(".") if part.isdigit())
+
+
+def _remember(cache: str, text: str) -> None:
+    """Where that cannot be, as on a full disk or when another does the same, CRIU is asked again."""
+    try:
+        record.make_directory(RUN_ROOT)
+        record.replace(cache, text.encode())
+    except OSError:
+        pass
 
 
 def missing() -> str:
@@ -217,6 +222,11 @@ def process_id_is_taken(reason: str) -> bool:
     return "Can't fork for" in reason and "File exists" in reason
 
 
+def is_out_of_space(reason: str) -> bool:
+    """Whether a file system was full: what is in the words of strerror(3)."""
+    return "No space left on device" in reason or "Disk quota exceeded" in reason
+
+
 def will_pass(reason: str) -> bool:
     """Whether a dump failed for something that is over soon when the container runs on.
 
@@ -229,7 +239,7 @@ def will_pass(reason: str) -> bool:
 
 
 def keep_log(work: str, verb: str, kept: str) -> None:
-    """Keep a failed run's log, bounded: its end is what tells the reason."""
+    """Keep a failed run's log, bounded: its end is what tells the reason. Raises OSError."""
     text = _tail(f"{work}/{verb}.log", LOG_KEEP_BYTES)
     if text:
         record.write_durably(kept, text.encode("utf-8", "replace"))
@@ -281,7 +291,6 @@ _HINTS = (
         "a UNIX socket leads out of the container: close it, or mount no host socket into it",
     ),
     ("Can't get rlimit", "CRIU lacks CAP_SYS_RESOURCE on this host"),
-    ("No space left on device", "make room below /var/lib/torpor"),
 )
 
 

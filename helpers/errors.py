@@ -38,6 +38,10 @@ class RuntimeFailedError(TorporError):
     """runc or CRIU did not do what it was asked."""
 
 
+class HungError(RuntimeFailedError):
+    """Something was waited for that showed no sign of life."""
+
+
 class CheckpointError(RuntimeFailedError):
     """No checkpoint was made. The container goes on as it was."""
 

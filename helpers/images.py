@@ -15,9 +15,10 @@ from collections.abc import Callable
 
 import xxhash
 
-from torpor import fault, mounts, record
+from torpor import fault, mounts, patience, record
 from torpor.container import Container
-from torpor.errors import ImageError, RecordError
+from torpor.errors import HungError, ImageError, RecordError
+from torpor.patience import Stall
 
 _CHUNK_BYTES = 1 << 20
 # Below this size a file is verified before runc starts; the others beside it.
@@ -188,21 +189,27 @@ def read_manifest(container: Container, generation: Generation) -> Manifest:
     return manifest
 
 
-def seal(generation: Generation, facts: dict[str, str], progress: Callable[[], None]) -> Manifest:
+def seal(
+    generation: Generation, facts: dict[str, str], progress: Callable[[], None], stall: Stall
+) -> Manifest:
     """Make a finished dump durable and write its manifest: from here on it may be believed.
 
-    CRIU never syncs an image. progress is called after each file and every second. Raises
-    OSError when the disk refuses.
+    CRIU never syncs an image. progress is called every second. Raises OSError when the disk
+    refuses, HungError when it does not answer.
     """
-    files = {}
-    for path in sorted(_walk(generation)):
-        full = f"{generation.path}/{path}"
-        if os.path.getsize(full) > _SMALL_BYTES:
-            files[path] = _hash_aside(full, progress)
-        else:
-            files[path] = _hash_durably(full)
-            progress()
-    record.sync_directory(generation.images)
+    files: dict[str, tuple[str, int]] = {}
+    read = _Tally()
+    device = os.stat(generation.path).st_dev
+
+    def hash_all() -> None:
+        for path in sorted(_walk(generation)):
+            files[path] = _hash_durably(f"{generation.path}/{path}", read)
+        record.sync_directory(generation.images)
+
+    try:
+        patience.aside(hash_all, progress, stall, lambda: (read.bytes, patience.disk_sign(device)))
+    except HungError as error:
+        raise HungError(f"{generation.path}: its disk does not answer") from error
     manifest = Manifest(facts, files)
     record.write_durably(generation.manifest, manifest.serialize())
     # The names of the directories themselves: generations/N, and generations/ for the first.
@@ -212,24 +219,13 @@ def seal(generation: Generation, facts: dict[str, str], progress: Callable[[], N
     return manifest
 
 
-def _hash_aside(path: str, progress: Callable[[], None]) -> tuple[str, int]:
-    """As _hash_durably, in a thread: it takes long, and there is progress to tell of."""
-    results: list[tuple[str, int] | OSError] = []
+class _Tally:
+    """How much was read so far, as another thread may look."""
 
-    def run() -> None:
-        try:
-            results.append(_hash_durably(path))
-        except OSError as error:
-            results.append(error)
+    __slots__ = ("bytes",)
 
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    while thread.is_alive():
-        thread.join(_TICK_S)
-        progress()
-    if isinstance(results[0], OSError):
-        raise results[0]
-    return results[0]
+    def __init__(self) -> None:
+        self.bytes = 0
 
 
 def _walk(generation: Generation) -> list[str]:
@@ -240,17 +236,20 @@ def _walk(generation: Generation) -> list[str]:
     return ["config.json", *beside, *images]
 
 
-def _hash_durably(path: str) -> tuple[str, int]:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+def _hash_durably(path: str, read: _Tally) -> tuple[str, int]:
     try:
-        digest, size = _hash(fd)
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            digest, size = _hash(fd, read)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise record.naming(path, error) from error
     return digest, size
 
 
-def _hash(fd: int) -> tuple[str, int]:
+def _hash(fd: int, read: _Tally) -> tuple[str, int]:
     state = xxhash.xxh3_128()
     buffer = bytearray(_CHUNK_BYTES)
     view = memoryview(buffer)
@@ -258,6 +257,7 @@ def _hash(fd: int) -> tuple[str, int]:
     while count := os.readv(fd, [buffer]):
         state.update(view[:count])
         size += count
+        read.bytes += count
     return state.hexdigest(), size
 
 
@@ -275,6 +275,7 @@ class Verification:
         """
         self._generation = generation
         self.size_bytes = manifest.size_bytes
+        self._read = _Tally()
         self._fault: ImageError | OSError | None = None
         for path, (_, size) in manifest.files.items():
             self._check_size(path, size)
@@ -294,11 +295,14 @@ class Verification:
         """Whether damage has been found already."""
         return self._fault is not None
 
-    def verdict(self, progress: Callable[[], None]) -> None:
-        """Wait for the thread; raise the ImageError it found."""
+    def verdict(self, progress: Callable[[], None], stall: Stall) -> None:
+        """Wait for the thread; raise the ImageError it found, HungError if it does not go on."""
+        self._thread.join(_TICK_S)
         while self._thread.is_alive():
-            self._thread.join(_TICK_S)
+            if stall.stalled(self._read.bytes):
+                raise HungError(f"{self._generation.path}: its disk does not answer")
             progress()
+            self._thread.join(_TICK_S)
         if self._fault is not None:
             raise self._fault
 
@@ -325,7 +329,7 @@ class Verification:
         try:
             fd = os.open(full, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
             try:
-                found, _ = _hash(fd)
+                found, _ = _hash(fd, self._read)
             finally:
                 os.close(fd)
         except OSError as error:

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 KILL_TIMEOUT_S = 30.0
-_FOR_EVER_S = 365 * 86400.0
 
 _BUNDLE_CONFIG = "config.json"
 _MACHINES = "/run/systemd/machines"  # where machined keeps its records
@@ -132,20 +131,28 @@ def make_known(container: Container, pid: int, inputs: Inputs) -> list[str]:
     return [problem] if problem else []
 
 
-def record_end(container: Container, reason: str) -> None:
-    """Record that the container's processes are dead, and remove half a dump."""
+def record_end(container: Container, reason: str) -> list[str]:
+    """Record that the container's processes are dead, and remove half a dump; warnings.
+
+    A record that cannot be written costs nothing: by the one that stays, as by the one that
+    would replace it, the next start is fresh.
+    """
     current = state.read(container)
     ended = state.after_end(current, reason)
     if ended is None:
-        return
-    state.write(container, ended)
+        return []
     if current.name == state.DUMPING:
         images.remove(container.generation_dir(current.generation))
+    try:
+        state.write(container, ended)
+    except OSError as error:
+        return [f"that it ended is not recorded: {error}"]
+    return []
 
 
-def end(cgroup: Cgroup, pid: int, number: int) -> None:
-    """Ask the container's init to end, and wait for as long as systemd does."""
-    if ignores(pid, number) or not signal_and_wait(pid, number, _FOR_EVER_S):
+def end(cgroup: Cgroup, pid: int, number: int, timeout_s: float) -> None:
+    """Ask the container's init to end, and kill all when the time is over."""
+    if ignores(pid, number) or not signal_and_wait(pid, number, timeout_s):
         cgroup.kill(KILL_TIMEOUT_S)
 
 

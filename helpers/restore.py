@@ -1,6 +1,7 @@
 """One restore of a generation, from the check of its images to the frozen, restored processes."""
 
 import os
+import signal
 import time
 from collections.abc import Callable
 
@@ -17,10 +18,9 @@ from torpor.errors import (
 from torpor.images import Generation, Verification
 from torpor.lock import Restoring
 from torpor.networking import Network
+from torpor.patience import Patience, Stall
 
-# A restore is taken to hang when it neither logged nor read anything for this long, and the time
-# it takes to read the images from a slow disk.
-STALL_S = 60.0
+# A restore that neither logs nor reads is given the time to read the images from a slow disk.
 _SLOW_DISK_BYTES_PER_S = 20 << 20
 # Time for runc to leave after CRIU is gone; when CRIU was killed, runc may never.
 _LEAVE_S = 5.0
@@ -40,6 +40,7 @@ class Restore:
         progress: Callable[[], None],
         stop_asked: Callable[[], bool],
         network: Network,
+        patience: Patience,
         *,
         tcp_lock: str = "",
         systemd_cgroup: bool = False,
@@ -53,10 +54,12 @@ class Restore:
         self._progress = progress  # called at least every second
         self._stop_asked = stop_asked  # whether to leave it asleep while that is still possible
         self._network = network
+        self._patience = patience
         self._tcp_lock = tcp_lock  # how connections were held back that are to go on
         self._systemd_cgroup = systemd_cgroup
         self._has_moved = has_moved  # since the dump the cgroup became another
         self._refusal: TorporError | OSError | None = None
+        self._is_hopeless = False
         self._consumed = False
 
     def run(self, output: int, consume: Callable[[], None]) -> int:
@@ -74,8 +77,8 @@ class Restore:
         pid = runc.init_pid(self._container)
         # Without a question at post-restore nothing was verified nor consumed.
         if child.status != 0 or not pid or not self._consumed:
-            self._verification.verdict(self._progress)
-            raise self._failure(child.status or 0)
+            self._verdict()
+            raise self._failure(-signal.SIGKILL if child.status is None else child.status)
         return pid
 
     def _restore(self, output: int, consume: Callable[[], None]) -> process.Child:
@@ -100,7 +103,7 @@ class Restore:
         finally:
             channel.close()
             if child is not None and child.poll() is None:
-                process.kill_tree(child.pid)
+                child.kill_tree()
         return child
 
     def _configuration(self) -> str:
@@ -111,8 +114,8 @@ class Restore:
     def _serve(
         self, channel: criu.Channel, child: process.Child, consume: Callable[[], None]
     ) -> None:
-        stall_s = STALL_S + self._verification.size_bytes / _SLOW_DISK_BYTES_PER_S
-        watch = _Watch(child.pid, self._generation.work, stall_s)
+        grace_s = self._verification.size_bytes / _SLOW_DISK_BYTES_PER_S
+        watch = _Watch(child.pid, self._generation.work, Stall(self._patience, grace_s))
         while child.poll() is None:
             channel.wait(child, _TICK_S)
             for question in channel.questions():
@@ -122,8 +125,13 @@ class Restore:
             stopped = self._stop_asked() and not self._consumed
             if stopped:
                 self._refusal = StoppedError("stopped before it woke")
-            if stopped or self._verification.failed() or watch.hopeless():
-                process.kill_tree(child.pid)
+            self._is_hopeless = watch.hopeless()
+            if stopped or self._verification.failed() or self._is_hopeless:
+                child.kill_tree()
+                return
+
+    def _verdict(self) -> None:
+        self._verification.verdict(self._progress, Stall(self._patience))
 
     def _pass(
         self, question: criu.Question, child: process.Child, consume: Callable[[], None]
@@ -139,7 +147,7 @@ class Restore:
             elif question.stage == criu.POST_SETUP_NAMESPACES:
                 self._cgroups.enable(self._cgroup, supervisor_of(own_unit()))
             elif question.stage == criu.POST_RESTORE:
-                self._verification.verdict(self._progress)
+                self._verdict()
                 if not question.still_holds() or child.poll() is not None:
                     return False  # CRIU or runc was killed, and nothing has run: try again
                 if self._stop_asked():
@@ -170,11 +178,25 @@ class Restore:
         reason, advice = runc.explain(self._container, work, "restore")
         hint = "\n".join(advice)
         began = criu.log_size(work, "restore") > 0
+        if self._is_hopeless and not began:
+            return HostFaultError(
+                "cannot restore: runc or CRIU did not even begin, and was killed",
+                "try: criu check; then start it again",
+            )
+        if not began and runc.criu_answered(self._container, status):
+            return HostFaultError(
+                f"cannot restore: CRIU could not write its log in {work}",
+                "is that disk full, or does it fail?",
+            )
         if status < 0 or (began and not criu.restore_refused(work)):
             return RestoreCutOffError(f"the restore was cut off: {reason}", hint)
         if not self._consumed and criu.process_id_is_taken(reason):
             return HostFaultError(
                 f"cannot restore: {reason}", f"its process ids are not free: start it again\n{hint}"
+            )
+        if not self._consumed and criu.is_out_of_space(reason):
+            return HostFaultError(
+                f"cannot restore: {reason}", f"make room where that is, and start it again\n{hint}"
             )
         return RestoreError(reason, hint)
 
@@ -182,27 +204,20 @@ class Restore:
 class _Watch:
     """Notices a restore that will not end: a stalled or raving CRIU, a runc without its CRIU."""
 
-    def __init__(self, pid: int, work: str, stall_s: float) -> None:
+    def __init__(self, pid: int, work: str, stall: Stall) -> None:
         self._pid = pid
         self._work = work
-        self._stall_s = stall_s
-        self._seen = (-1, -1)
-        self._seen_at_s = time.monotonic()
+        self._stall = stall
         self._had_child = False
         self._alone_since_s = 0.0
 
     def reset(self) -> None:
-        self._seen_at_s = time.monotonic()
+        self._stall.reset()
 
     def hopeless(self) -> bool:
-        now_s = time.monotonic()
         size = criu.log_size(self._work, "restore")
-        seen = (size, process.read_bytes_below(self._pid))
-        if seen != self._seen:
-            self._seen, self._seen_at_s = seen, now_s
-        if size > criu.LOG_MAX_BYTES or now_s - self._seen_at_s > self._stall_s:
-            return True
-        return self._alone(now_s)
+        stalled = self._stall.stalled((size, process.read_bytes_below(self._pid)))
+        return stalled or size > criu.LOG_MAX_BYTES or self._alone(time.monotonic())
 
     def _alone(self, now_s: float) -> bool:
         if process.has_child(self._pid, "criu"):

@@ -35,6 +35,12 @@ def log_path(container: Container) -> str:
     return f"{container.run_dir}/runc.log"
 
 
+def _begin_log(container: Container) -> None:
+    """What an earlier call said must not be taken for the end of the next."""
+    if os.path.lexists(log_path(container)):
+        os.unlink(log_path(container))
+
+
 def create(container: Container, output: int, *, systemd_cgroup: bool = False) -> Child:
     """Make the container: its init waits in its namespaces for ``start``."""
     argv = _argv(
@@ -58,6 +64,7 @@ def checkpoint(
     leave_running: bool,
     keeps_connections: bool = False,
 ) -> Child:
+    _begin_log(container)
     argv = _argv(
         container, "checkpoint", "--image-path", images, "--work-path", work,
         *_CHECKPOINT_OPTIONS, *(["--leave-running"] if leave_running else []),
@@ -76,6 +83,7 @@ def restore(
     systemd_cgroup: bool = False,
     keeps_connections: bool = False,
 ) -> Child:
+    _begin_log(container)
     argv = _argv(
         container, *_manager(systemd_cgroup),
         "restore", "--detach", "--image-path", images, "--work-path", work,
@@ -211,14 +219,26 @@ def failed_hook(container: Container) -> str:
     return said[:_HOOK_WORDS_MAX] if is_hook else ""
 
 
+def criu_answered(container: Container, status: int | None) -> bool:
+    """Whether CRIU itself told runc, which ended with this status, that it failed.
+
+    It does so at its end, when what a dump had taken over is back, and was not killed then
+    (criuSwrk() in runc's libcontainer/criu_linux.go, cr_service_work() in criu/cr-service.c).
+    """
+    return bool(status and status > 0) and "criu failed: type " in last_error(container)
+
+
 def explain(container: Container, work: str, verb: str) -> tuple[str, list[str]]:
     """Why a dump or restore failed, in CRIU's words or else runc's, and lines of advice.
 
     The log, bounded, is kept where the advice says.
     """
-    kept = container.log_path(verb)
-    criu.keep_log(work, verb, kept)
     errors = criu.errors(work, verb)
     reason = "CRIU: " + "; ".join(errors) if errors else last_error(container)
-    log = f"log: {kept}" if os.path.exists(kept) else ""
+    kept = container.log_path(verb)
+    try:
+        criu.keep_log(work, verb, kept)
+        log = f"log: {kept}" if os.path.exists(kept) else ""
+    except OSError as error:  # the same disk, perhaps, for which the dump failed
+        log = f"its log is lost: {error}"
     return reason, [line for line in (criu.hint(errors), log) if line]

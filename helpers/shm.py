@@ -12,12 +12,18 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from torpor.patience import Stall
+
 _TICK_S = 1.0
 _ATTRIBUTES = ["--sparse", "--acls", "--xattrs", "--xattrs-include=*", "--numeric-owner"]
 
 
 def save(
-    container: Container, plan: Plan, generation: Generation, progress: "Callable[[], None]"
+    container: Container,
+    plan: Plan,
+    generation: Generation,
+    progress: "Callable[[], None]",
+    stall: "Stall",
 ) -> None:
     """Copy what is there into generation; nothing must be able to change it meanwhile.
 
@@ -31,12 +37,18 @@ def save(
     if not os.listdir(path):
         return
     argv = ["tar", "--create", *_ATTRIBUTES, "--one-file-system", f"--file={generation.shm}"]
-    if reason := _run([*argv, f"--directory={path}", "."], progress):
-        raise CheckpointError(f"/dev/shm could not be saved: {reason}", "is the disk full?")
+    if reason := _run([*argv, f"--directory={path}", "."], progress, stall):
+        raise CheckpointError(
+            f"/dev/shm could not be saved to {generation.shm}: {reason}", "is the disk full?"
+        )
 
 
 def load(
-    container: Container, plan: Plan, generation: Generation, progress: "Callable[[], None]"
+    container: Container,
+    plan: Plan,
+    generation: Generation,
+    progress: "Callable[[], None]",
+    stall: "Stall",
 ) -> None:
     """Put back what save() copied and a manifest vouches for.
 
@@ -46,11 +58,11 @@ def load(
         return
     path = preparation.shm_path(container)
     argv = ["tar", "--extract", *_ATTRIBUTES, "--same-owner", "--same-permissions"]
-    if reason := _run([*argv, f"--file={generation.shm}", f"--directory={path}"], progress):
+    if reason := _run([*argv, f"--file={generation.shm}", f"--directory={path}"], progress, stall):
         raise OSError(f"/dev/shm could not be restored: {reason}")
 
 
-def _run(argv: list[str], progress: "Callable[[], None]") -> str:
+def _run(argv: list[str], progress: "Callable[[], None]", stall: "Stall") -> str:
     """Empty, or the first words of tar."""
     reader, writer = os.pipe()
     try:
@@ -58,17 +70,18 @@ def _run(argv: list[str], progress: "Callable[[], None]") -> str:
     finally:
         os.close(writer)
     said = b""
+    is_open = True
     try:
-        while True:
-            if not process.readable(reader, _TICK_S):
-                progress()
+        while is_open or child.wait(_TICK_S) is None:
+            if is_open and process.readable(reader, _TICK_S):
+                chunk = os.read(reader, 4096)
+                said, is_open = said or chunk, bool(chunk)
                 continue
-            if not (chunk := os.read(reader, 4096)):
-                break
-            said = said or chunk
-        while child.wait(_TICK_S) is None:
+            if stall.stalled(process.read_bytes_below(child.pid)):
+                return "tar does not go on"
             progress()
     finally:
+        child.kill_tree()
         os.close(reader)
     if not child.status:
         return ""

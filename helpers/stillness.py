@@ -12,6 +12,10 @@ from torpor import process
 from torpor.cgroup import Cgroup
 from torpor.process import read_small
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 _RECEIVERS = ("systemd", "systemd-journal", "dbus-daemon", "dbus-broker", "rsyslogd", "syslog-ng")
 # So long a receiver may take to read what there is. What is left then fails the dump, in order.
 _PATIENCE_S = 0.3
@@ -19,7 +23,7 @@ _LOOK_S = 0.002
 _LOOKS = 3  # so many times in a row all receivers must be found waiting
 
 
-def freeze(cgroup: Cgroup, timeout_s: float) -> None:
+def freeze(cgroup: Cgroup, timeout_s: "Callable[[], float]") -> None:
     """As Cgroup.freeze(), after its senders. Raises RuntimeFailedError; then nothing is frozen."""
     receivers, senders = _parties(cgroup.path)
     try:

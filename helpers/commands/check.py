@@ -19,6 +19,7 @@ from torpor.checkpoint import Dump
 from torpor.container import Container
 from torpor.errors import ContainerLostError, TorporError
 from torpor.lock import Lock
+from torpor.patience import STOPPING, Patience
 from torpor.systemd import Unit
 from torpor.talk import mebibytes, warn
 
@@ -70,9 +71,10 @@ def _dry_run(container: Container) -> None:
     lifted: list[tuple[str, str]] = []
     try:
         generation.make()
-        checkpoint.freeze(cgroup, preparation.read(container.plan_path))
+        patience = Patience(container, STOPPING)
+        checkpoint.freeze(cgroup, preparation.read(container.plan_path), patience)
         lifted = limits.lift(cgroup)
-        dump = Dump(container, generation, cgroup, lambda: None, tcp_lock)
+        dump = Dump(container, generation, cgroup, lambda: None, patience, tcp_lock)
         dump.run(lambda: None, leave_running=True)
         size = generation.size_bytes()
     except ContainerLostError as error:

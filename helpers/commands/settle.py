@@ -31,7 +31,7 @@ def main() -> None:
 
 def _settle(container: Container) -> None:
     warn(container.name, payload.clear(container, payload.cgroup_of(container, own_unit())))
-    payload.record_end(container, _result())
+    warn(container.name, payload.record_end(container, _result()))
 
 
 def _result() -> str:

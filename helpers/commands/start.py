@@ -23,6 +23,7 @@ from torpor import (
     rendering,
     runc,
     state,
+    timespan,
 )
 from torpor.cgroup import Cgroup, own_unit, payload_of
 from torpor.container import Container
@@ -162,7 +163,7 @@ def _launch_and_wait(
     ready: list[str],
 ) -> None:
     """The container itself says when it is ready."""
-    from torpor import readiness, timespan
+    from torpor import readiness
 
     listener = readiness.Listener(container)
     output = pump.start(container)
@@ -176,7 +177,9 @@ def _launch_and_wait(
     try:
         readiness.wait(listener, keeper, pid, timespan.of_unit(container, "TimeoutStartUSec"))
     except StoppedError:
-        payload.end(cgroup, pid, inputs.stop_signal)
+        # As systemd waits for a stop; it may have been asked for more while this started.
+        stop_s = timespan.of_unit(container, "TimeoutStopUSec")
+        payload.end(cgroup, pid, inputs.stop_signal, stop_s)
         raise
     listener.close()
     notify.main_pid(pid, *ready).wait()
@@ -214,7 +217,7 @@ def _run(container: Container) -> None:
 def _await(container: Container, child: Child, verb: str) -> None:
     status = child.wait(_CREATE_TIMEOUT_S)
     if status is None:
-        process.kill_tree(child.pid)
+        child.kill_tree()
     _require_success(container, verb, status)
 
 

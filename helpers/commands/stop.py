@@ -13,6 +13,7 @@ from torpor import (
     fault,
     images,
     jobs,
+    last_rendering,
     limits,
     networking,
     notify,
@@ -28,10 +29,11 @@ from torpor import (
 from torpor.cgroup import own_unit
 from torpor.checkpoint import Commit, Dump
 from torpor.container import Container
-from torpor.errors import CheckpointError, ContainerLostError, TorporError
+from torpor.errors import CheckpointError, ContainerLostError, HungError, TorporError
 from torpor.images import Generation
 from torpor.last_rendering import Inputs
 from torpor.lock import Lock
+from torpor.patience import STOPPING, Patience, Stall, aside
 from torpor.placeholder import Placeholder
 from torpor.preparation import Plan
 from torpor.talk import NOTICE, WARNING, mebibytes, report, say, say_fault, warn
@@ -67,6 +69,7 @@ class _Stop:
         self._question = question
         self._unit_cgroup = own_unit()
         self._cgroup = payload.cgroup_of(container, self._unit_cgroup)
+        self._patience = Patience(container, STOPPING)
         self._placeholder: Placeholder | None = None
         self._lifted: list[tuple[str, str]] = []  # limits
         self._began_s = time.monotonic()
@@ -75,7 +78,7 @@ class _Stop:
         if self._question is None:
             self._leave("it ended by itself")
             return
-        inputs = rendering.current_or_last(self._container)
+        inputs = self._inputs()
         cause = self._cause(inputs)
         if cause in inputs.checkpoint_on:
             try:
@@ -93,6 +96,21 @@ class _Stop:
                 self._asleep(inputs, generation, commit)
                 return
         self._end(inputs, cause)
+
+    def _inputs(self) -> Inputs:
+        """As they are now, unless the rootfs or what else they are made from does not answer."""
+        stall = Stall(self._patience)
+        try:
+            return aside(
+                lambda: rendering.current_or_last(self._container),
+                lambda: None,
+                stall,
+                lambda: None,
+            )
+        except HungError:
+            if known := last_rendering.load(self._container):
+                return known
+            raise
 
     def _cause(self, inputs: Inputs) -> str:
         if os.path.exists(self._container.fresh_path):
@@ -160,13 +178,14 @@ class _Stop:
         tcp_lock: str,
     ) -> Commit:
         container, cgroup = self._container, self._cgroup
+        commit: Commit | None = None
         try:
             generation.make()
             self._save_config(generation)
             plan = preparation.read(container.plan_path)
             networking.save(container, plan, generation, self._pid)
             frozen_at_s = time.monotonic()
-            checkpoint.freeze(cgroup, plan)
+            checkpoint.freeze(cgroup, plan, self._patience)
             fault.point("frozen")
             self._lifted = limits.lift(cgroup)
             # Not before the freeze: an exit of its own would be lost.
@@ -184,13 +203,14 @@ class _Stop:
                 reason,
                 frozen_at_s,
                 progress,
+                self._patience,
             )
-            Dump(container, generation, cgroup, progress, tcp_lock).run(commit)
+            Dump(container, generation, cgroup, progress, self._patience, tcp_lock).run(commit)
         except ContainerLostError as error:
             self._lost(dumping, generation, error)
             raise
         except Exception as error:
-            self._go_on(dumping, generation)
+            self._go_on(dumping, generation, may_be_committed=bool(commit and commit.began))
             if isinstance(error, CheckpointError):
                 raise
             raise CheckpointError(str(error), getattr(error, "hint", "")) from error
@@ -214,16 +234,21 @@ class _Stop:
         plan = preparation.read(self._container.plan_path)
         record.write_durably(generation.plan, preparation.serialize(plan))
 
-    def _go_on(self, dumping: state.State, generation: Generation) -> None:
+    def _go_on(
+        self, dumping: state.State, generation: Generation, *, may_be_committed: bool
+    ) -> None:
         """After CRIU rolled back: the container runs on, so its images are void before the thaw."""
         try:
-            state.write(self._container, dumping.become(state.RUNNING, "its checkpoint failed"))
-        except OSError:
-            # DUMPING is as good a record, but a COMMITTED one must not stay behind: without a
-            # manifest nothing is restored.
-            if os.path.lexists(generation.manifest):
-                os.unlink(generation.manifest)
-                record.sync_directory(generation.path)
+            self._void(dumping, generation)
+        except OSError as error:
+            if may_be_committed:
+                # Its images would be restored after it ran on: it must not, and what the record
+                # says holds.
+                self._cgroup.kill(payload.KILL_TIMEOUT_S)
+                raise ContainerLostError(
+                    f"its images can neither be kept nor voided: {error}", "see: dmesg | tail"
+                ) from error
+            # DUMPING is as good a record.
         fault.point("voided")
         if self._placeholder is not None:
             notify.main_pid(self._pid).wait()
@@ -233,11 +258,18 @@ class _Stop:
         self._cgroup.thaw()
         images.remove(generation.path)
 
+    def _void(self, dumping: state.State, generation: Generation) -> None:
+        """Make sure that nothing restores a generation. Raises OSError."""
+        try:
+            state.write(self._container, dumping.become(state.RUNNING, "its checkpoint failed"))
+        except OSError:
+            record.remove_durably(generation.manifest)  # without it nothing is restored
+
     def _lost(self, dumping: state.State, generation: Generation, error: TorporError) -> None:
         """CRIU left its tasks half taken over: they must not run on."""
         self._cgroup.kill(payload.KILL_TIMEOUT_S)
+        images.remove(generation.path)  # first: no record of it may be followed, nor fail to fit
         state.write(self._container, dumping.become(state.NONE, error.message))
-        images.remove(generation.path)
         self._clear()
 
     def _tidy(self, inputs: Inputs, generation: Generation) -> None:
@@ -262,9 +294,10 @@ class _Stop:
             self._cgroup.kill(payload.KILL_TIMEOUT_S)
             self._leave(reason)
             return
-        timeout_s = max(1.0, timespan.of_unit(self._container, "TimeoutStopUSec") - _KILL_MARGIN_S)
+        timeout_s = timespan.of_unit(self._container, STOPPING) - _KILL_MARGIN_S
+        timeout_s = max(1.0, timeout_s - self._patience.spent_s)
         if time.monotonic() - self._began_s > 1:
-            # A dump was tried first: the program gets its whole time all the same.
+            # A dump was tried first: but for what it hung, the program gets its whole time.
             notify.extend(int(timeout_s + 2 * _KILL_MARGIN_S), "stopping without sleeping")
         if not payload.signal_and_wait(self._pid, inputs.stop_signal, timeout_s):
             say(
@@ -282,7 +315,7 @@ class _Stop:
         """The container is dead: wait for its last lines and clean up."""
         pump.wait_for_end(self._container, self._unit_cgroup, _PUMP_TIMEOUT_S)
         self._clear()
-        payload.record_end(self._container, reason)
+        warn(self._container.name, payload.record_end(self._container, reason))
 
 
 class _Progress:

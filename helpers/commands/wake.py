@@ -40,6 +40,7 @@ from torpor.errors import (
 from torpor.images import Generation, Verification
 from torpor.last_rendering import Inputs
 from torpor.networking import Network
+from torpor.patience import STARTING, Patience, Stall
 from torpor.preparation import Plan
 from torpor.restore import Restore
 from torpor.talk import NOTICE, WARNING, mebibytes, say, say_fault, warn
@@ -180,7 +181,10 @@ def _sleep_on(container: Container, unit_cgroup: str, why: str) -> None:
     warn(container.name, payload.clear(container, payload.cgroup_of(container, unit_cgroup)))
     current = state.read(container)
     if current.name == state.RESTORING:
-        state.write(container, current.become(state.READY, why))
+        try:
+            state.write(container, current.become(state.READY, why))
+        except OSError as error:  # RESTORING is as good a record, but for the attempt it counts
+            say(f"{container.name}: {error}", WARNING)
     say(f"{container.name}: {why}: it sleeps on", NOTICE)
 
 
@@ -222,10 +226,11 @@ def _restore(
 
     def progress() -> None:
         elapsed_s = time.monotonic() - began_s
-        if elapsed_s > 1:
+        if elapsed_s > 1 and not stop_asked():  # its stop has a time of its own
             notify.extend(_EXTEND_S, f"restoring generation {number}, {size}, {elapsed_s:.0f} s")
 
-    shm.load(container, sleeper.plan, generation, progress)
+    patience = Patience(container, STARTING)
+    shm.load(container, sleeper.plan, generation, progress, Stall(patience))
     cgroups = _read_cgroups(generation)
     restore = Restore(
         container,
@@ -236,6 +241,7 @@ def _restore(
         progress,
         stop_asked,
         network,
+        patience,
         tcp_lock=sleeper.tcp_lock,
         systemd_cgroup=bool(preparation.first(sleeper.plan, preparation.SYSTEMD)),
         has_moved=has_moved,

@@ -11,12 +11,17 @@ from torpor import images
 from torpor.container import Container
 from torpor.errors import ImageError, RecordError
 from torpor.images import Generation, Verification
+from torpor.patience import STOPPING, Patience, Stall
 
 LARGE = bytes(3 << 20)
 
 
 def nothing() -> None:
     pass
+
+
+def patient() -> Stall:
+    return Stall(Patience(Container("web"), STOPPING))
 
 
 @pytest.fixture
@@ -33,13 +38,13 @@ def sealed(container: Container) -> Generation:
     Path(generation.config).write_text("{}")
     Path(generation.images, "pages-1.img").write_bytes(LARGE)
     Path(generation.images, "pstree.img").write_bytes(b"small")
-    images.seal(generation, {"name": "web", "generation": "1"}, nothing)
+    images.seal(generation, {"name": "web", "generation": "1"}, nothing, patient())
     return generation
 
 
 def verify(container: Container, generation: Generation) -> None:
     manifest = images.read_manifest(container, generation)
-    Verification(generation, manifest).verdict(nothing)
+    Verification(generation, manifest).verdict(nothing, patient())
 
 
 def test_a_sealed_generation_is_believed(container: Container, sealed: Generation) -> None:
