@@ -40,7 +40,7 @@ def version() -> tuple[int, ...]:
 
 
 def _remember(cache: str, text: str) -> None:
-    """Where that cannot be, as on a full disk or when another does the same, CRIU is asked again."""
+    """Where that cannot be, on a full disk or when another does it too, CRIU is asked again."""
     try:
         record.make_directory(RUN_ROOT)
         record.replace(cache, text.encode())

@@ -8,6 +8,10 @@ import sys
 
 from torpor.talk import plain
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 _ADDRESS = os.environ.pop("NOTIFY_SOCKET", "")  # taken away so that runc does not use it
 
 
@@ -72,9 +76,13 @@ class Busy:
     _EVERY_S = 5.0
     _AHEAD_S = 15
 
-    def __init__(self, text: str, *, needed: bool = True) -> None:
+    def __init__(
+        self, text: str, *, needed: bool = True, unless: "Callable[[], bool]" = lambda: False
+    ) -> None:
+        """unless says that it is to be put off no longer, as when a stop waits for this."""
         self._text = text
         self._needed = needed
+        self._unless = unless
 
     def __enter__(self) -> None:
         if not self._needed:
@@ -92,7 +100,7 @@ class Busy:
 
     def _extend(self) -> None:
         extend(self._AHEAD_S, self._text)
-        while not self._done.wait(self._EVERY_S):
+        while not self._done.wait(self._EVERY_S) and not self._unless():
             extend(self._AHEAD_S, self._text)
 
 

@@ -98,7 +98,7 @@ def _restore_or_explain(
                 container, sleeper.plan, generation, keeps_connections=keeps_connections
             ) as network:
                 warn(container.name, network.warnings)
-                _prepare(container, sleeper.plan)
+                _prepare(container, sleeper.plan, stop_asked)
                 _restore(sleeper, network, inputs, current, stop_asked)
             return None
         except RestoreCutOffError as error:
@@ -152,11 +152,12 @@ def _tcp_lock(manifest: images.Manifest) -> str:
     return manifest.facts.get("tcp-lock", "")
 
 
-def _prepare(container: Container, plan: Plan) -> None:
+def _prepare(container: Container, plan: Plan, stop_asked: Callable[[], bool]) -> None:
     """Its failure says nothing about the images: whoever mends it finds the container asleep."""
     # A rendering may have mounted the root by another plan, as with other subordinate ids.
     warn(container.name, preparation.undo(container))
-    with notify.Busy("preparing its files", needed=preparation.takes_long(plan)):
+    needed = preparation.takes_long(plan)
+    with notify.Busy("preparing its files", needed=needed, unless=stop_asked):
         warn(container.name, preparation.prepare(container, plan))
 
 
