@@ -211,7 +211,7 @@ class Dump:
             if log_size > criu.LOG_MAX_BYTES:
                 self._given_up = f"its log grew beyond {mebibytes(criu.LOG_MAX_BYTES)}"
             elif stall.stalled((self._generation.size_bytes(), log_size)):
-                self._given_up = f"nothing happened for {self._patience.limit_s:.0f} s"
+                self._given_up = f"nothing happened for {stall.silent_s:.0f} s"
             if self._given_up:
                 child.kill_tree()
                 return

@@ -38,15 +38,16 @@ class Patience:
         """timeout is the name of the property that bounds what the unit is doing."""
         self._container = container
         self._timeout = timeout
-        self._limit_s = 0.0
+        self._whole_s = 0.0
         self.spent_s = 0.0  # waiting in vain
 
     @property
     def limit_s(self) -> float:
-        if not self._limit_s:
+        """What is left of it: who waited for one thing in vain waits less for the next."""
+        if not self._whole_s:
             timeout_s = timespan.of_unit(self._container, self._timeout)
-            self._limit_s = min(_MOST_S, _SHARE * timeout_s)
-        return self._limit_s
+            self._whole_s = min(_MOST_S, _SHARE * timeout_s)
+        return max(_FIRST_S, self._whole_s - self.spent_s)
 
 
 class Stall:
@@ -56,6 +57,7 @@ class Stall:
         self._patience = patience
         self._grace_s = grace_s
         self._seen: object = self
+        self.silent_s = 0.0
         self.reset()
 
     def reset(self) -> None:
@@ -66,10 +68,12 @@ class Stall:
         now_s = time.monotonic()
         if seen != self._seen:
             self._seen, self._since_s = seen, now_s
-        silent_s = now_s - self._since_s
-        if silent_s <= _FIRST_S or silent_s <= self._patience.limit_s + self._grace_s:
+        self.silent_s = now_s - self._since_s
+        if self.silent_s <= _FIRST_S:
             return False
-        self._patience.spent_s += silent_s
+        if self.silent_s <= self._patience.limit_s + self._grace_s:
+            return False
+        self._patience.spent_s += self.silent_s
         return True
 
 

@@ -77,7 +77,7 @@ def timed(container: Container, verb: str) -> float:
 def test_a_criu_that_never_begins_to_dump(case: Case) -> None:
     faults.replace_program(case.counter, "criu", [f'[ "$1" = swrk ] && {HANGS}', CRIU])
     assert timed(case.counter, "stop") < TIMEOUT_S + SLACK_S
-    case.assert_ended_in_order("nothing happened for 4 s, so runc and CRIU were killed")
+    case.assert_ended_in_order("s, so runc and CRIU were killed", "nothing happened for ")
     faults.restore_programs(case.counter)
     case.assert_starts_fresh()
 
@@ -87,7 +87,7 @@ def test_a_criu_that_hangs_with_the_processes_in_its_hands(case: Case) -> None:
     faults.replace_program(case.counter, "tar", [HANGS])
     assert timed(case.counter, "stop") < TIMEOUT_S + SLACK_S
     text = case.said()
-    assert "CRIU was cut off in the middle: nothing happened for 4 s" in text, text
+    assert "CRIU was cut off in the middle: nothing happened for " in text, text
     assert "Traceback" not in text and "own fault" not in text
     assert case.counter.property("ActiveState") == "failed"
     assert case.counter.state() == "NONE"
@@ -226,8 +226,8 @@ def test_a_process_that_no_signal_reaches(machine: Machine) -> None:
             disk.obey("open stop file")
             time.sleep(1.5)
             # systemd itself waits six times for what no signal ends; then the unit is failed.
-            container.drop_in("timeout", "TimeoutStopSec=3s")
-            assert timed(container, "stop") < 8 * 3 + SLACK_S
+            assert timed(container, "stop") < 7 * TIMEOUT_S + SLACK_S
+            assert "its processes did not freeze within " in case.said()
             assert "goodbye" in case.said()
             assert container.property("ActiveState") == "failed"
             disk.obey()

@@ -76,6 +76,17 @@ def test_a_part_of_the_units_timeout_is_left_for_an_orderly_end(
     assert Patience(None, patience.STOPPING).limit_s == limit_s  # type: ignore[arg-type]
 
 
+def test_who_waited_in_vain_waits_less_for_the_next_thing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(timespan, "of_unit", lambda *_: 90.0)
+    limits = Patience(None, patience.STOPPING)  # type: ignore[arg-type]
+    limits.spent_s = 45.0
+    assert limits.limit_s == 15
+    limits.spent_s = 90.0
+    assert 0 < limits.limit_s < 1
+
+
 def test_a_lock_is_waited_for_no_longer_than_was_said(tmp_path: Path) -> None:
     held, wanted = (os.open(tmp_path / "lock", os.O_RDWR | os.O_CREAT) for _ in range(2))
     fcntl.flock(held, fcntl.LOCK_EX)
