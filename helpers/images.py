@@ -295,11 +295,11 @@ class Verification:
         """Whether damage has been found already."""
         return self._fault is not None
 
-    def verdict(self, progress: Callable[[], None], stall: Stall) -> None:
-        """Wait for the thread; raise the ImageError it found, HungError if it does not go on."""
+    def verdict(self, progress: Callable[[], None], stall: Stall | None = None) -> None:
+        """Wait for the thread; raise the ImageError it found, HungError where it stalls."""
         self._thread.join(_TICK_S)
         while self._thread.is_alive():
-            if stall.stalled(self._read.bytes):
+            if stall and stall.stalled(self._read.bytes):
                 raise HungError(f"{self._generation.path}: its disk does not answer")
             progress()
             self._thread.join(_TICK_S)
