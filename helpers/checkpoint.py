@@ -108,11 +108,11 @@ def _free_bytes(directory: str) -> int:
     return disk.f_bavail * disk.f_frsize
 
 
-def freeze(cgroup: Cgroup, plan: Plan, limits: Patience) -> None:
+def freeze(cgroup: Cgroup, plan: Plan, limit: Patience) -> None:
     """Freeze a container that runs under plan, so that it can be dumped."""
 
     def timeout_s() -> float:
-        return min(FREEZE_TIMEOUT_S, limits.limit_s)
+        return min(FREEZE_TIMEOUT_S, limit.limit_s)
 
     began_s = time.monotonic()
     try:
@@ -123,7 +123,7 @@ def freeze(cgroup: Cgroup, plan: Plan, limits: Patience) -> None:
         else:
             cgroup.freeze(timeout_s)
     except RuntimeFailedError:
-        limits.spent_s += time.monotonic() - began_s
+        limit.spent_s += time.monotonic() - began_s
         raise
 
 

@@ -182,14 +182,17 @@ def _open_new(path: str) -> int:
 
 
 def sweep(directory: str) -> None:
-    """Remove what a writer that was killed has left in a directory: nobody may be writing there."""
+    """Remove what a writer that was killed has left in a directory: nobody may be writing there.
+
+    Directories that are being filled have a like name; see atomic_directory.
+    """
     try:
         names = os.listdir(directory)
     except FileNotFoundError:
         return
     for name in names:
         if name.endswith(_UNFINISHED):
-            os.unlink(f"{directory}/{name}")
+            _forget(f"{directory}/{name}")
 
 
 def make_directory(path: str, mode: int = 0o700) -> None:
