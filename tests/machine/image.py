@@ -109,7 +109,8 @@ DISABLED_UNITS = ("redis-server.service",)
 # 6.16 refuse that on a TCP socket ("sockets: Can't get 1:16 opt"); CRIU 4.2.1 knows.
 PASSCRED_REFUSED_SINCE = (6, 16)
 NEWER_CRIU = ("criu/sid", "libcompel1/sid", "python3-pycriu/sid")
-NEWER_CRIU_PIN = "Package: *\nPin: release a=unstable\nPin-Priority: 50\n"
+# Nothing comes from there but what is asked for.
+PIN = "Package: *\nPin: release n={suite}\nPin-Priority: 50\n"
 
 HERE = Path(__file__).resolve().parent
 
@@ -190,18 +191,19 @@ def logged(log: Path, *argv: str | Path) -> None:
         raise ImageError(f"{argv[0]} failed with status {done.returncode}:\n{tail}")
 
 
-def install_newer_criu(root: Path, log: Path) -> None:
-    """Take CRIU, and nothing else, from Debian unstable; see PASSCRED_REFUSED_SINCE."""
+def install_from(root: Path, log: Path, suite: str, packages: Sequence[str]) -> None:
+    """Install packages of another suite of Debian, as NAME/SUITE, and nothing else of it."""
     apt = root / "etc/apt"
     lines = (apt / "sources.list").read_text().splitlines()
     stable = next(line for line in lines if f" {SUITE} main" in line)
-    (apt / "sources.list.d/sid.list").write_text(stable.replace(f" {SUITE} ", " sid ") + "\n")
-    (apt / "preferences.d/sid").write_text(NEWER_CRIU_PIN)
+    other = stable.replace(f" {SUITE} ", f" {suite} ")
+    (apt / f"sources.list.d/{suite}.list").write_text(f"{other}\n")
+    (apt / f"preferences.d/{suite}").write_text(PIN.format(suite=suite))
     resolv_conf = root / "etc/resolv.conf"
     shutil.copyfile("/etc/resolv.conf", resolv_conf)
     chroot = ("chroot", root, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq")
     logged(log, *chroot, "-o", "Acquire::Check-Valid-Until=false", "update")
-    logged(log, *chroot, "install", "-y", "--no-install-recommends", *NEWER_CRIU)
+    logged(log, *chroot, "install", "-y", "--no-install-recommends", *packages)
     logged(log, *chroot, "clean")
     resolv_conf.unlink()
     for entry in (root / "var/lib/apt/lists").iterdir():
@@ -212,7 +214,7 @@ def configure(root: Path, log: Path, steps: dict[str, object]) -> None:
     """Turn the bare installation into the image of this recipe."""
     if steps["newer_criu"]:
         say("taking CRIU from Debian unstable, as this kernel needs")
-        install_newer_criu(root, log)
+        install_from(root, log, "sid", NEWER_CRIU)
     logged(log, "chroot", root, "systemctl", "-q", "disable", *DISABLED_UNITS)
     logged(log, "chroot", root, "systemctl", "-q", "mask", *MASKED_UNITS)
     # Newer than /usr (systemd-update-done.service(8)): nothing is left to be done at a first boot.

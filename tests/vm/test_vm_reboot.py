@@ -1,4 +1,4 @@
-"""Five containers over a real reboot: each goes on where it was, its clock and its timers too."""
+"""Real reboots, another kernel, another time: each goes on where it was, its timers too."""
 
 import re
 from collections.abc import Iterator
@@ -7,7 +7,9 @@ import pytest
 
 import guest
 from containers import BUSYBOX, COUNTER, Container, make_busybox, without_gap
+from cycle import running
 
+from . import vm_disk
 from .vm import Vm
 
 # Its clock may stand still while it sleeps, and never goes back; rings 10 s after it was told to.
@@ -77,3 +79,35 @@ def test_five_containers_go_on_after_a_reboot(vm: Vm, five: list[Container]) -> 
 def until(container: Container, words: str) -> None:
     machine = container.machine
     machine.run("timeout", "300", "sh", "-c", UNTIL, "sh", container.unit, words, timeout=100)
+
+
+def test_a_newer_kernel_wakes_what_the_older_put_to_sleep(vm: Vm) -> None:
+    rootfs = make_busybox(vm)
+    with running(vm, "upgraded", rootfs=rootfs, command=["/bin/sh", "-c", COUNTER]) as container:
+        vm.run("systemctl", "enable", container.unit)
+        old = vm.run("uname", "-r").stdout
+        vm.change_kernel(vm_disk.NEWER)
+        try:
+            assert vm.run("uname", "-r").stdout != old
+            assert container.property("StatusText").startswith("restored"), container.journal()
+            container.sleep_and_wake()
+            assert container.property("StatusText").startswith("restored"), container.journal()
+            assert len(container.numbers()) > 3
+            assert without_gap(container.numbers())
+        finally:
+            vm.change_kernel(vm_disk.KERNEL)
+        assert container.property("StatusText").startswith("restored"), container.journal()
+
+
+def test_a_clock_that_is_set_back_changes_nothing(vm: Vm) -> None:
+    rootfs = make_busybox(vm)
+    with running(vm, "behind", rootfs=rootfs, command=["/bin/sh", "-c", COUNTER]) as container:
+        container.stop()
+        vm.run("date", "--set=-1 day")
+        try:
+            container.start()
+            assert container.property("StatusText").startswith("restored"), container.journal()
+            container.stop()
+            assert container.state() == "READY"
+        finally:
+            vm.run("date", "--set=+1 day")

@@ -129,18 +129,31 @@ class Vm(Machine):
         require_host()
         base = vm_disk.build_disk()
         machine.remove_leftovers()
-        self._claim(base)
+        self._claim()
         try:
             disk, overlay = base / "disk", self.directory / "overlay"
             create = ("qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", disk, overlay)
             image.logged(self.directory / "install.log", *create)
             self._make_data_disk()
+            self._choose_kernel(vm_disk.KERNEL)
             self.boot()
             self._install_package()
         except BaseException:
             self.close()
             raise
         return self
+
+    def _choose_kernel(self, name: str) -> None:
+        """Which one the next boot gets."""
+        link = self.directory / "boot"
+        link.unlink(missing_ok=True)
+        link.symlink_to(vm_disk.build_disk() / name)
+
+    def change_kernel(self, name: str) -> float:
+        """Power off, and boot another kernel of the disk's; returns the seconds that takes."""
+        self.poweroff()
+        self._choose_kernel(name)
+        return self.boot()
 
     @property
     def data_before(self) -> Path:
@@ -160,7 +173,7 @@ class Vm(Machine):
         image.logged(log, "cp", "--sparse=always", self.data_before, data)
         self.data_log.touch()
 
-    def _claim(self, base: Path) -> None:
+    def _claim(self) -> None:
         """Make and lock the directory, and start the keeper that will remove it."""
         new = Path(tempfile.mkdtemp(prefix="torpor-new-", dir=machine.MACHINES))
         with (new / "lock").open("w") as lock:
@@ -170,19 +183,19 @@ class Vm(Machine):
             self.directory = new.rename(machine.MACHINES / name)
             keeper = (sys.executable, "-B", str(HERE / "vm_keeper.py"), str(self.directory))
             self._keeper = subprocess.Popen(
-                [*keeper, *self._qemu(base)],
+                [*keeper, *self._qemu()],
                 stdin=subprocess.PIPE,
                 pass_fds=[lock.fileno()],
                 start_new_session=True,
             )
 
-    def _qemu(self, base: Path) -> list[str]:
+    def _qemu(self) -> list[str]:
         """How the machine is run, in its directory."""
         kernel_options = " ".join([*KERNEL_OPTIONS, f"systemd.hostname={self.name}"])
         return [
             *("qemu-system-x86_64", "-accel", "tcg,thread=multi,tb-size=512", "-cpu", PROCESSOR),
             *("-smp", str(CPUS), "-m", MEMORY, "-nodefaults", "-no-user-config", "-nographic"),
-            *("-kernel", f"{base}/kernel", "-initrd", f"{base}/initramfs"),
+            *("-kernel", "boot/kernel", "-initrd", "boot/initramfs"),
             *("-append", kernel_options),
             # What the machine did not flush is lost with qemu, as in a disk's own cache.
             *("-drive", "file=overlay,if=none,id=system,format=qcow2,cache=writeback"),

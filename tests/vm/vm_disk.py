@@ -13,6 +13,7 @@ from pathlib import Path
 import guest
 import image
 
+KERNEL, NEWER = "debian", "newer"  # directories with a kernel and its initramfs
 AGENT = Path(__file__).resolve().parent / "vm_agent.py"
 DISK_BYTES = 4 << 30
 
@@ -24,6 +25,10 @@ PACKAGES = (
     # a library that makes syncs do nothing
     "libeatmydata1",
 )
+
+# What a machine is upgraded to.
+NEWER_KERNEL_SUITE = f"{image.SUITE}-backports"
+NEWER_KERNEL = (f"linux-image-cloud-amd64/{NEWER_KERNEL_SUITE}",)
 
 EXCLUDED = (
     *image.DOCUMENTATION,
@@ -65,15 +70,14 @@ WantedBy=sysinit.target
 # No check: the kernel replays the journal, and with it the damage of a power cut shows.
 FSTAB = "/dev/vda / ext4 rw,relatime 0 0\n"
 
-# $1: the initramfs to make. The tree's own busybox and modules make it.
+# $1: the initramfs to make, $2: for which kernel. The tree's own busybox and modules make it.
 _MAKE_INITRAMFS = r"""
 export PATH=/usr/sbin:/usr/bin
 work=$(mktemp -d)
 cd "$work"
 mkdir bin dev root modules
 cp /usr/bin/busybox bin/
-version=$(ls /usr/lib/modules)
-for path in $(modprobe -S "$version" --show-depends virtio_blk | sed -n 's/^insmod //p'); do
+for path in $(modprobe -S "$2" --show-depends virtio_blk | sed -n 's/^insmod //p'); do
     name=$(basename "${path%.xz}")
     busybox xz -dc "$path" >"modules/$name"
     echo "insmod /modules/$name" >>load
@@ -101,6 +105,7 @@ def recipe() -> dict[str, object]:
         "format": 1,
         "suite": image.SUITE,
         "packages": PACKAGES,
+        "newer_kernel": NEWER_KERNEL,
         "excluded": EXCLUDED,
         "masked": MASKED_UNITS,
         "disabled": image.DISABLED_UNITS,
@@ -142,15 +147,27 @@ def unpack_kernel(packed: Path, kernel: Path) -> None:
         subprocess.run(["zstd", "-d"], input=data, stdout=output, check=True)
 
 
+def _take_kernel(tree: Path, log: Path, place: Path) -> None:
+    """Have the kernel in the tree's /boot, and its initramfs, in a new directory."""
+    place.mkdir()
+    (packed,) = (tree / "boot").glob("vmlinuz-*")
+    version = packed.name.removeprefix("vmlinuz-")
+    make = ("sh", "-ec", _MAKE_INITRAMFS, "sh", "/initramfs", version)
+    image.logged(log, "chroot", tree, *make)
+    (tree / "initramfs").rename(place / "initramfs")
+    unpack_kernel(packed, place / "kernel")
+    packed.unlink()
+
+
 def make_disk(directory: Path, log: Path) -> None:
     """Build kernel, initramfs and disk in a new directory."""
     tree = directory / "tree"
     directory.mkdir()
     image.bootstrap(tree, log, PACKAGES, EXCLUDED)
+    _take_kernel(tree, log, directory / KERNEL)
+    image.install_from(tree, log, NEWER_KERNEL_SUITE, NEWER_KERNEL)
+    _take_kernel(tree, log, directory / NEWER)
     configure(tree, log)
-    image.logged(log, "chroot", tree, "sh", "-ec", _MAKE_INITRAMFS, "sh", "/initramfs")
-    (tree / "initramfs").rename(directory / "initramfs")
-    unpack_kernel(next((tree / "boot").glob("vmlinuz-*")), directory / "kernel")
     image.logged(log, "cp", "-a", guest.build_guest(), f"{tree}{guest.PLACE}")
     disk = directory / "disk"
     with disk.open("wb") as file:
