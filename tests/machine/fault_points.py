@@ -22,7 +22,7 @@ from typing import NamedTuple
 from subject import BrokenPromise, Subject, systemctl
 from torpor import criu
 
-_DIRECTORY = Path("/run/fault")  # what a unit's helpers find in their environment
+_DIRECTORY = Path("/run/trials")  # what a unit's helpers find in their environment
 # Whose points are not tried again in another verb that has no turn of its own.
 _LIKE = {"end": "sleep", "refused": "sleep", "changed": "fresh", "first": "fresh"}
 # From here on memory is durable, used up or void.

@@ -171,8 +171,13 @@ def begin_held(container: Container, verb: str, moment: str) -> None:
 
 def go_on(container: Container, timeout_s: int = 60) -> None:
     """Let the helper go on that begin_held() left, and wait until the unit is at rest."""
-    wait = 'while systemctl is-active "$1" | grep -q ing; do sleep 0.05; done'
     container.machine.run("sh", "-c", f"kill -CONT $(cut -d' ' -f2 {MARK})")
+    wait_for_rest(container, timeout_s)
+
+
+def wait_for_rest(container: Container, timeout_s: int = 60) -> None:
+    """Wait until the unit is not about to become anything else."""
+    wait = 'while systemctl is-active "$1" | grep -q ing; do sleep 0.05; done'
     container.machine.run("timeout", str(timeout_s), "sh", "-c", wait, "sh", container.unit)
 
 

@@ -1,5 +1,7 @@
 """Containers that kills and faults are tried on, and the programs that do it inside a machine."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from containers import Container, make_busybox
@@ -28,6 +30,26 @@ def install(machine: Machine) -> None:
     """Bring the programs into a machine."""
     for part in _PARTS:
         machine.write(f"{PROGRAM}/{part}", (HERE / part).read_text())
+
+
+@contextmanager
+def running(machine: Machine, kind: str, count: int) -> Iterator[list[Container]]:
+    """So many containers that run, and the programs to try something on them."""
+    install(machine)
+    made = [define(machine, f"{kind}{number}") for number in range(count)]
+    for container in made:
+        # When its helper is dead, systemd gives the start, and the container, this long.
+        container.drop_in("timeout", "TimeoutStartSec=6s\nTimeoutStopSec=3s")
+        container.start()
+    yield made
+    for container in made:
+        remove(container)
+
+
+def remove(container: Container) -> None:
+    """Remove a container, its journal and its root file system."""
+    container.remove()
+    container.machine.run("rm", "-rf", f"/srv/{container.name}")
 
 
 def define(machine: Machine, name: str, image: str = "", **keys: object) -> Container:

@@ -9,15 +9,15 @@ import pytest
 
 from containers import Container
 from machine import Machine
-from subjects import PROGRAM, define, install
+from subjects import PROGRAM, define, install, remove
 
 TOP = Path(__file__).resolve().parents[2]
 ACTION_SCRIPT = "/usr/libexec/torpor/criu-action"
 # Kills CRIU, runc or nobody before an action of CRIU's, once, where a file of the container's name
 # says so; nobody has CRIU roll back.
 KILLER = """#!/bin/sh
-name=/run/fault/${TORPOR_CHANNEL##*/}
-[ -d /run/fault ] && echo "$CRTOOLS_SCRIPT_ACTION" >>"$name.actions"
+name=/run/trials/${TORPOR_CHANNEL##*/}
+[ -d /run/trials ] && echo "$CRTOOLS_SCRIPT_ACTION" >>"$name.actions"
 if [ -s "$name.criu" ] && read -r action victim <"$name.criu" &&
         [ "$action" = "$CRTOOLS_SCRIPT_ACTION" ]; then
     rm "$name.criu"
@@ -64,7 +64,7 @@ def prepared(machine: Machine) -> Iterator[dict[str, list[Container]]]:
     unit = "/etc/systemd/system/torpor@.service.d/fault.conf"
     machine.write(
         unit,
-        "[Service]\nEnvironmentFile=-/run/fault/%i\nTimeoutStartSec=6s\nTimeoutStopSec=3s\n",
+        "[Service]\nEnvironmentFile=-/run/trials/%i\nTimeoutStartSec=6s\nTimeoutStopSec=3s\n",
     )
     machine.run("sh", "-c", EXCHANGE, "sh", ACTION_SCRIPT, input=KILLER)
     machine.run("systemctl", "daemon-reload")
@@ -73,10 +73,9 @@ def prepared(machine: Machine) -> Iterator[dict[str, list[Container]]]:
         container.start()
     yield made
     for container in [one for some in made.values() for one in some]:
-        container.remove()
-        machine.run("rm", "-rf", f"/srv/{container.name}")
+        remove(container)
     machine.run("mv", f"{ACTION_SCRIPT}.real", ACTION_SCRIPT)
-    machine.run("rm", "-rf", unit, "/run/fault", "/etc/cni/net.d/faulty.conflist")
+    machine.run("rm", "-rf", unit, "/run/trials", "/etc/cni/net.d/faulty.conflist")
     machine.run("systemctl", "daemon-reload")
 
 

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 import pytest
 
 from containers import COUNTER, Container, make_busybox
+from faults import MARK, begin_held, wait_for_rest
 from machine import Machine
 
 KEPT = "the memory is kept"
 FRESH = "it starts fresh"
-MARK = "/run/fault"
 
 # moment, victim, what the next start finds
 STOPS = [
@@ -46,7 +46,7 @@ STARTS = [
 ]
 # The mark names the helper; runc is its child and CRIU below that, so no other is hit.
 KILL = r"""
-read point helper < /run/fault
+read point helper <"$2"
 runc=$(pgrep -P "$helper" -x runc || true)
 criu=$(pgrep -P "${runc:-0}" -x criu || pgrep -f 'criu swrk|criu: (dump|restore)' || true)
 case $1 in helper) kill -9 "$helper" ;; runc) kill -9 $runc ;; criu) kill -9 $criu ;; esac
@@ -81,28 +81,11 @@ def rootfs_content(counter: Container) -> str:
     return counter.machine.run("sh", "-c", CHECKSUM, "sh", f"/srv/{counter.name}").stdout
 
 
-def held_at(counter: Container, verb: str, moment: str) -> None:
-    """Run a verb of systemctl until its helper stops itself at that moment."""
-    machine = counter.machine
-    environment = f'"TORPOR_FAULT={moment}=stop" "TORPOR_FAULT_FILE={MARK}"'
-    machine.run("rm", "-f", MARK)
-    drop_in = counter.drop_in("fault", f"Environment={environment}")
-    machine.run("systemctl", verb, "--no-block", counter.unit)
-    machine.run("timeout", "20", "sh", "-c", f"until [ -s {MARK} ]; do sleep 0.02; done")
-    machine.run("rm", drop_in)
-    machine.run("systemctl", "daemon-reload")
-
-
-def settled(counter: Container) -> None:
-    wait = 'while systemctl is-active "$1" | grep -q ing; do sleep 0.05; done'
-    counter.machine.run("timeout", "60", "sh", "-c", wait, "sh", counter.unit)
-
-
 def kill_at(counter: Container, verb: str, moment: str, victim: str) -> None:
     """Run a verb of systemctl, and kill the victim at that moment of it."""
-    held_at(counter, verb, moment)
-    counter.machine.run("sh", "-ec", KILL, "sh", victim)
-    settled(counter)
+    begin_held(counter, verb, moment)
+    counter.machine.run("sh", "-ec", KILL, "sh", victim, MARK)
+    wait_for_rest(counter)
 
 
 def assert_next_start(counter: Container, finds: str, before: str) -> None:
@@ -146,10 +129,10 @@ def test_a_kill_while_it_wakes(counter: Container, moment: str, victim: str, fin
 def test_a_stop_while_it_wakes_lets_it_sleep_on(counter: Container, moment: str) -> None:
     before = rootfs_content(counter)
     counter.stop()
-    held_at(counter, "start", moment)
+    begin_held(counter, "start", moment)
     counter.machine.run("systemctl", "stop", "--no-block", counter.unit)
     # systemd lets what it signals continue (SIGCONT): no need to do it here.
-    settled(counter)
+    wait_for_rest(counter)
     assert counter.property("ActiveState") == "inactive"
     assert counter.state() == "READY"
     assert_next_start(counter, KEPT, before)
