@@ -216,6 +216,7 @@ class Dump:
                 child.kill_tree()
                 return
             if self._committed and not self._leave_running:
+                self._progress()
                 child.wait(_LEAVE_S)
                 return
 

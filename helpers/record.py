@@ -197,15 +197,23 @@ def sweep(directory: str) -> None:
 
 def make_directory(path: str, mode: int = 0o700) -> None:
     """Make a directory and the missing ones above it, with exactly this mode."""
+    if _is_new(path, mode) and mode & ~_PRIVATE:
+        os.chmod(path, mode)
+
+
+def _is_new(path: str, mode: int) -> bool:
+    """Whether we made it: at boot many containers make the first ones at once."""
     try:
         os.mkdir(path, mode & _PRIVATE)
     except FileExistsError:
-        return
+        return False
     except FileNotFoundError:
-        make_directory(path.rpartition("/")[0], mode)
-        os.mkdir(path, mode & _PRIVATE)
-    if mode & ~_PRIVATE:
-        os.chmod(path, mode)
+        parent = path.rpartition("/")[0]
+        if not parent or os.path.islink(parent):
+            raise
+        make_directory(parent, mode)
+        return _is_new(path, mode)
+    return True
 
 
 def remove_durably(path: str) -> None:

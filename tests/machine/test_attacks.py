@@ -589,7 +589,7 @@ def test_a_configuration_of_50_megabytes_is_refused(attacked: Attacked) -> None:
 
 def test_a_definition_of_50_megabytes_costs_no_other_its_limits(attacked: Attacked) -> None:
     machine = attacked.machine
-    attacked.define(rootfs=ROOTFS, command=LOOP, resources={"tasks-max": 77})
+    attacked.define(rootfs=ROOTFS, command=LOOP, resources={"cpu-weight": 77})
     machine.run("sh", "-c", "head -c 50000000 /dev/zero >/etc/torpor/attack-large.yaml")
     machine.run("mkfifo", "/etc/torpor/attack-pipe.yaml")
     machine.run("ln", "-s", "/dev/zero", "/etc/torpor/attack-endless.yaml")
@@ -597,7 +597,7 @@ def test_a_definition_of_50_megabytes_costs_no_other_its_limits(attacked: Attack
     machine.run("sh", "-c", f"touch /etc/torpor/{strange}")
     try:
         machine.run("systemctl", "daemon-reload", timeout=30)
-        assert attacked.property("TasksMax") == "77"
+        assert attacked.property("CPUWeight") == "77"
         units = machine.run("ls", "/run/systemd/generator").stdout
         assert "attack-large" not in units and "ExecStartPre" not in units
     finally:

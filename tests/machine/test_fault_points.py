@@ -28,7 +28,6 @@ fi
 exec "$0.real"
 """
 EXCHANGE = 'mv "$1" "$1.real" && cat >"$1" && chmod 755 "$1"'
-BRIDGE = {"bridge": "fp0", "subnet": "10.78.0.0/24", "publish": []}
 CNI = {
     "cniVersion": "1.0.0",
     "name": "faulty",
@@ -45,14 +44,20 @@ CNI = {
 NAMED = re.compile(r'fault\.point\("([^"]+)"\)')
 
 
+def on_bridge(number: int) -> dict[str, object]:
+    """A network on a bridge that no other container keeps."""
+    return {
+        "bridge": f"fp{number}",
+        "subnet": f"10.78.{number}.0/24",
+        "publish": [f"{20080 + number}:80/tcp"],
+    }
+
+
 def kinds(machine: Machine) -> dict[str, list[Container]]:
     """Containers of each kind of which the helpers take steps of their own."""
     machine.write("/etc/cni/net.d/faulty.conflist", json.dumps(CNI))
     plain = [define(machine, f"plain{number}") for number in range(3)]
-    bridged = [
-        define(machine, f"bridged{number}", network={**BRIDGE, "publish": [f"{port}:80/tcp"]})
-        for number, port in enumerate((20080, 20081))
-    ]
+    bridged = [define(machine, f"bridged{number}", network=on_bridge(number)) for number in (2, 3)]
     connected = define(machine, "connected", network={"cni": "faulty", "publish": ["20090:80/tcp"]})
     layered = define(machine, "layered", image="rootfs", volumes=["/kept"])
     return {"plain": plain, "bridged": bridged, "connected": [connected], "layered": [layered]}
@@ -73,7 +78,10 @@ def prepared(machine: Machine) -> Iterator[dict[str, list[Container]]]:
         container.start()
     yield made
     for container in [one for some in made.values() for one in some]:
+        container.systemctl("stop", check=False)
+        machine.run("torpor", "discard", container.name, check=False)  # and its network
         remove(container)
+    machine.run("ip", "link", "delete", "fp1", check=False)  # of CNI's, which leaves it
     machine.run("mv", f"{ACTION_SCRIPT}.real", ACTION_SCRIPT)
     machine.run("rm", "-rf", unit, "/run/trials", "/etc/cni/net.d/faulty.conflist")
     machine.run("systemctl", "daemon-reload")

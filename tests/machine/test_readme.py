@@ -48,7 +48,8 @@ def test_the_tour_of_images_runs_as_it_stands(machine: Machine) -> None:
     try:
         done = machine.run("bash", "-euxc", commands(IMAGES))
         assert "/torpor.slice/torpor-caches.slice/torpor@cache.service" in done.stdout
-        assert cache.property("TasksMax") == "50"
+        plan = machine.read("/var/lib/torpor/cache/inputs").splitlines()
+        assert {"limit=MemoryMax=512M", "limit=TasksMax=50"} <= set(plan)
         cache.stop()
         cache.start()
         assert cache.state() == "RUNNING"

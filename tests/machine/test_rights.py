@@ -189,7 +189,8 @@ def assert_closed(container: Container, moment: str) -> None:
             # What the container has mounted: its own /dev/shm, names, and bind sources.
             assert all(re.search("/(shm|files|sources|rootfs|pid|runc)", path) for path in mine)
             read = [path for path in read if path not in mine]
-        assert read == ["/var/lib/torpor"], (moment, uid)
+        # systemd makes that with the unit's state directory, or we with the first record in it.
+        assert read in ([], ["/var/lib/torpor"]), (moment, uid)
 
 
 def test_nobody_else_reads_any_of_it_at_any_moment(holder: Container) -> None:

@@ -137,8 +137,7 @@ def test_a_long_dump_and_restore_outlive_the_timeouts_and_show_progress(machine:
         container.start()
         machine.run("timeout", "30", "sh", "-c", UNTIL_COUNTING, "sh", container.unit)
         container.machine.run("systemctl", "stop", "--no-block", container.unit)
-        time.sleep(2.5)
-        assert "checkpointing: " in container.property("StatusText")
+        machine.run("timeout", "30", "sh", "-c", UNTIL_PROGRESS, "sh", container.unit)
         container.wait_for("inactive", timeout_s=60)
         assert container.state() == "READY"
         container.machine.run("systemctl", "start", "--no-block", container.unit)
@@ -203,6 +202,9 @@ def test_the_shipped_unit_has_no_fault(machine: Machine) -> None:
     assert done.stdout + done.stderr == ""
 
 
+UNTIL_PROGRESS = """
+until systemctl show -P StatusText "$1" | grep -q "checkpointing: "; do sleep 0.05; done
+"""
 UNTIL_COUNTING = 'until journalctl -u "$1" -o cat | grep -q "^count 1$"; do sleep 0.2; done'
 
 

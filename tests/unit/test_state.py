@@ -1,5 +1,6 @@
 """The state machine and its records."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from torpor.errors import RecordError, TorporError
 from torpor.state import State
 
 THIS, OTHER = "this-boot", "other-boot"
+MANY = 8
 
 
 @pytest.mark.parametrize(
@@ -113,3 +115,17 @@ def test_a_name(name: str) -> None:
 def test_what_is_no_name(name: str) -> None:
     with pytest.raises(TorporError):
         Container(name)
+
+
+def test_many_make_the_same_directories_at_once(tmp_path: Path) -> None:
+    def make(number: int) -> None:
+        record.make_directory(f"{tmp_path}/{number // MANY}/one/two")
+
+    with ThreadPoolExecutor(MANY) as pool:
+        list(pool.map(make, range(100 * MANY)))
+
+
+def test_a_directory_below_a_link_that_leads_nowhere_is_not_made(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("nowhere")
+    with pytest.raises(FileNotFoundError):
+        record.make_directory(f"{tmp_path}/link/below")

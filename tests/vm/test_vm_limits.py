@@ -107,13 +107,22 @@ def test_limits_change_while_it_runs_and_hold_after_a_wake(define: Define) -> No
     container.start()
     assert knob(container, "memory.max") == str(64 << 20)
     assert knob(container, "cpu.max") == "50000 100000"
-    limit(container, "while :; do sleep 1; done", memory_max="96M", tasks_max=50)
+    limit(
+        container,
+        "while :; do sleep 1; done",
+        memory_max="96M",
+        tasks_max=50,
+        io_write_bandwidth_max="/srv 50M",
+        allowed_cpus="0",
+    )
     said = container.machine.run("torpor", "apply", container.name).stdout
     assert f"memory.max: {64 << 20} -> {96 << 20}" in said
     assert "cpu.max: 50000 100000 -> max 100000" in said
     for _ in range(2):
         assert knob(container, "memory.max") == str(96 << 20)
         assert (knob(container, "cpu.max"), knob(container, "pids.max")) == ("max 100000", "50")
+        assert "wbps=50000000" in knob(container, "io.max")
+        assert knob(container, "cpuset.cpus.effective") == "0"
         container.stop()
         assert container.state() == "READY", container.journal()
         container.start()
