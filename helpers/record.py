@@ -76,7 +76,9 @@ def number(text: str) -> int:
 def seconds(text: str) -> float:
     """A span, or a time since the epoch, that time.localtime() takes. Raises ValueError."""
     whole, _, fraction = text.partition(".")
-    return float(f"{number(whole)}.{number(fraction or '0')}")
+    number(whole)
+    number(fraction or "0")
+    return float(text)
 
 
 def serialize(kind: str, pairs: list[tuple[str, str]]) -> bytes:

@@ -129,3 +129,10 @@ def test_a_directory_below_a_link_that_leads_nowhere_is_not_made(tmp_path: Path)
     (tmp_path / "link").symlink_to("nowhere")
     with pytest.raises(FileNotFoundError):
         record.make_directory(f"{tmp_path}/link/below")
+
+
+@pytest.mark.parametrize("frozen_s", [0.0, 0.098123, 1.000001, 12.5])
+def test_a_time_is_read_as_it_was_written(container: Container, frozen_s: float) -> None:
+    state.write(container, State(state.READY, since_s=1_795_000_000.012345, frozen_s=frozen_s))
+    back = state.read(container)
+    assert (back.since_s, back.frozen_s) == (1_795_000_000.012345, frozen_s)
