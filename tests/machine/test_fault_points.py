@@ -81,7 +81,8 @@ def prepared(machine: Machine) -> Iterator[dict[str, list[Container]]]:
         container.systemctl("stop", check=False)
         machine.run("torpor", "discard", container.name, check=False)  # and its network
         remove(container)
-    machine.run("ip", "link", "delete", "fp1", check=False)  # of CNI's, which leaves it
+    # What CNI's plugins make once and leave.
+    machine.run("sh", "-c", "ip link delete fp1; nft flush ruleset; rm -rf /var/lib/cni")
     machine.run("mv", f"{ACTION_SCRIPT}.real", ACTION_SCRIPT)
     machine.run("rm", "-rf", unit, "/run/trials", "/etc/cni/net.d/faulty.conflist")
     machine.run("systemctl", "daemon-reload")

@@ -36,7 +36,7 @@ MANY = 20
 # All that a network can leave in the machine.
 LOOK = r"""
 ip -br link; ip -br addr; ip route show table all; ip -6 route show table all
-nft list ruleset; ip netns list; ls -A /run/netns 2>/dev/null
+nft --stateless list ruleset; ip netns list; ls -A /run/netns 2>/dev/null
 for directory in /var/lib/torpor /run/torpor /run/torpor/.networks /run/torpor/.standing; do
     find $directory -mindepth 1 -maxdepth 1 ! -name '.*' 2>/dev/null
 done

@@ -172,7 +172,7 @@ def test_open_deleted_and_renamed_files_of_an_image_survive_sleeps_and_a_reboot(
     box.stop()
     box.machine.reboot()
     box.start()
-    assert str(box.status()["reason"]).startswith("woke")
+    assert box.property("StatusText").startswith("restored"), box.journal()
     assert of_rootfs(box, "/etc/changed") == "first\nmore\n"
     assert within(box, "cat /proc/1/fd/5") == "held\n"
     box.machine.run("test", "-d", "/run/torpor/box/rootfs/etc/renamed")
