@@ -70,14 +70,18 @@ def knobs(directives: "Directives") -> dict[str, list[str]]:
     return found
 
 
-def settle(cgroup: Cgroup, directives: "Directives") -> list[str]:
-    """Limit a cgroup as the directives say and in nothing else; warnings of what cannot be."""
+def settle(cgroup: Cgroup, directives: "Directives", *, alone: bool = False) -> list[str]:
+    """Limit a cgroup as the directives say; warnings of what cannot be.
+
+    alone: and in nothing else. A bundle's own config, or systemd, may limit it too.
+    """
     try:
         wanted = knobs(directives)
     except OSError as error:
         return [f"resources: {error.filename}: {error.strerror}: nothing is limited"]
     warnings = []
-    for file, lines in ({key: [word] for key, word in _UNLIMITED.items()} | wanted).items():
+    unlimited = {file: [line] for file, line in _UNLIMITED.items()} if alone else {}
+    for file, lines in (unlimited | wanted).items():
         if os.path.exists(f"{cgroup.path}/{file}"):
             warnings += _write_all(cgroup, file, lines)
         elif file in wanted:

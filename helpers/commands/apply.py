@@ -59,10 +59,11 @@ def _limit(
 ) -> tuple[list[str], list[str]]:
     """Limit the container's own cgroup; what changed there, and warnings."""
     asked = placement.limits(wanted.cgroups, wanted.resources)
+    alone = wanted.bundle is None and wanted.cgroups.how != placement.SYSTEMD
     with Lock(container, wait=False):  # it must not be on its way to sleep, where it has no limits
         own = payload.cgroup_of(container, unit_cgroup)
         before = limits.shown(own)
-        warnings = limits.settle(own, asked)
+        warnings = limits.settle(own, asked, alone=alone)
         after = limits.shown(own)
     changes = [
         f"{file}: {before[file]} -> {lines}"

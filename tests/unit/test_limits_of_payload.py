@@ -81,8 +81,15 @@ def test_a_device_that_is_not_there_is_told_and_limits_nothing(cgroup: Cgroup) -
 def test_what_is_limited_no_more_is_free(cgroup: Cgroup) -> None:
     assert limits.settle(cgroup, [("MemoryMax", "1M"), ("TasksMax", "5")]) == []
     assert content(cgroup) == FREE | {"memory.max": "1048576", "pids.max": "5"}
-    assert limits.settle(cgroup, [("TasksMax", "6")]) == []
+    assert limits.settle(cgroup, [("TasksMax", "6")], alone=True) == []
     assert content(cgroup) == FREE | {"pids.max": "6"}
+
+
+def test_what_others_limit_stays(cgroup: Cgroup) -> None:
+    replace(cgroup, "memory.max", "1048576")
+    assert limits.settle(cgroup, [("TasksMax", "6")]) == []
+    assert limits.settle(cgroup, []) == []
+    assert content(cgroup) == FREE | {"memory.max": "1048576", "pids.max": "6"}
 
 
 def test_without_a_controller_its_limit_is_told(cgroup: Cgroup) -> None:
