@@ -3,7 +3,7 @@
 import os
 import stat
 
-from torpor import preparation
+from torpor import mounts, preparation
 from torpor.cgroup import Cgroup
 from torpor.container import Container
 
@@ -35,13 +35,10 @@ def _tmpfs_bytes(container: Container, pid: int) -> int:
     return sum(map(_used_bytes, [*places.values(), *([shm] if os.path.ismount(shm) else [])]))
 
 
-def _mounts(process: str) -> list[list[str]]:
-    """The fields of each mount (proc_pid_mountinfo(5)); none of a process that is gone."""
+def _mounts(process_id: str) -> list[list[str]]:
+    """The fields of each mount; none of a process that is gone."""
     try:
-        with open(
-            f"/proc/{process}/mountinfo", encoding="utf-8", errors="surrogateescape", newline="\n"
-        ) as table:
-            return [line.split(" ") for line in table]
+        return [*mounts.table(process_id)]
     except OSError:
         return []
 

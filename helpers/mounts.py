@@ -22,36 +22,38 @@ def mount(words: list[str]) -> None:
         raise TorporError(f"cannot mount {words[-1]}: {reason}", "see: dmesg | tail")
 
 
-def _table() -> "Iterator[list[str]]":
-    """The fields of each mount; the fifth is its place (proc_pid_mountinfo(5))."""
-    with open(
-        "/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape", newline="\n"
-    ) as table:
-        for line in table:
+def table(process_id: str = "self") -> "Iterator[list[str]]":
+    """The fields of each mount that a process sees; the fifth is its place. Raises OSError.
+
+    See proc_pid_mountinfo(5).
+    """
+    path = f"/proc/{process_id}/mountinfo"
+    with open(path, encoding="utf-8", errors="surrogateescape", newline="\n") as lines:
+        for line in lines:
             yield mountinfo.fields(line)
 
 
 def is_mounted(path: str) -> bool:
     """Whether something is mounted at exactly this path."""
-    return any(fields[4] == path for fields in _table())
+    return any(fields[4] == path for fields in table())
 
 
 def options(path: str) -> list[str]:
     """Options of the topmost mount at exactly this path and of its file system; [] for none."""
-    found = [fields for fields in _table() if fields[4] == path]
+    found = [fields for fields in table() if fields[4] == path]
     return f"{found[-1][5]},{found[-1][-1]}".split(",") if found else []
 
 
 def kind(device: int) -> str:
     """The type of a mounted file system by its st_dev; empty where no mount tells."""
     number = f"{os.major(device)}:{os.minor(device)}"
-    found = (fields for fields in _table() if fields[2] == number)
+    found = (fields for fields in table() if fields[2] == number)
     return next((fields[fields.index("-") + 1] for fields in found), "")
 
 
 def below(directory: str) -> list[str]:
     """The places below a directory where something is mounted, the deepest first."""
-    places = {fields[4] for fields in _table() if fields[4].startswith(f"{directory}/")}
+    places = {fields[4] for fields in table() if fields[4].startswith(f"{directory}/")}
     return sorted(places, key=lambda place: (-place.count("/"), place))
 
 
