@@ -120,6 +120,14 @@ def _fallen(container: Container, lease: Lease) -> str:
     return "" if is_so else "its namespace, link or bridge is not what it was"
 
 
+def forget(container: Container) -> None:
+    """Before a namespace is made anew: the kernel may give it the number of the one before."""
+    try:
+        os.unlink(standing_path(container))
+    except FileNotFoundError:
+        pass
+
+
 def standing(container: Container, lease: Lease) -> str:
     """Identifies what was configured: another namespace or device is not that."""
     device = f"/sys/class/net/{lease.device}"
@@ -166,6 +174,7 @@ class Network:
         if lease is None:
             return
         if what == BUILD:
+            forget(container)
             if reason := netns.remove(container):
                 raise TorporError(reason)
             if not lease.mapped:
@@ -320,8 +329,7 @@ def _undo(container: Container) -> list[str]:
     if reason := netns.remove(container):
         warnings.append(reason)
     fault.point("disconnected")
-    if os.path.exists(standing_path(container)):
-        os.unlink(standing_path(container))
+    forget(container)
     return warnings
 
 

@@ -142,7 +142,7 @@ class FailingDisk:
     def __exit__(self, *_: object) -> None:
         self._machine.run("systemctl", "kill", "-s", "KILL", self._unit, check=False)
         self._machine.run("umount", "--lazy", self._place)
-        self._machine.run("rm", "-rf", self._backing, self._rules)
+        self._machine.run("rm", "-rf", self._backing, self._rules, self._place)
         self._machine.run("systemctl", "reset-failed", self._unit, check=False)
 
     def obey(self, *rules: str) -> None:
