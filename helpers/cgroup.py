@@ -85,11 +85,15 @@ class Cgroup:
     def thaw(self) -> None:
         self.write("cgroup.freeze", "0")
 
+    def begin_kill(self) -> None:
+        """SIGKILL every task in it, frozen ones too: none runs on, but they take time to go."""
+        self.write("cgroup.kill", "1")
+
     def kill(self, timeout_s: float) -> None:
         """SIGKILL every task in it, frozen ones too, and wait until the last is gone."""
         if not self.exists():
             return
-        self.write("cgroup.kill", "1")
+        self.begin_kill()
         if not self._wait_for("populated 0", timeout_s):
             raise RuntimeFailedError(
                 f"its processes did not die within {timeout_s:.0f} s of SIGKILL",

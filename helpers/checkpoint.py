@@ -1,41 +1,26 @@
 """One dump of a running container, from the freeze to CRIU's end."""
 
-import errno
 import os
-import stat
 import time
-from collections.abc import Callable
 
-from torpor import (
-    cgroup_tree,
-    criu,
-    criu_files,
-    estimate,
-    fault,
-    images,
-    mounts,
-    patience,
-    preparation,
-    process,
-    runc,
-    shm,
-    state,
-)
+from torpor import criu, estimate, fault, preparation, process, runc
 from torpor.cgroup import Cgroup
 from torpor.container import Container
 from torpor.errors import (
     CheckpointError,
     ContainerLostError,
-    HungError,
     RuntimeFailedError,
     TorporError,
 )
 from torpor.images import Generation
 from torpor.last_rendering import Inputs
 from torpor.patience import Patience, Stall
-from torpor.payload import KILL_TIMEOUT_S
 from torpor.preparation import Plan
 from torpor.talk import mebibytes
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 FREEZE_TIMEOUT_S = 20.0
 _TICK_S = 1.0
@@ -43,9 +28,6 @@ _TICK_S = 1.0
 _LEAVE_S = 5.0
 _MARGIN_BYTES = 32 << 20
 _RUN_BYTES = 256 << 10  # runc's state and log, FIFOs
-_NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ENOTCONN)
-# A file system that syncs without end must not hold up a shutdown for ever.
-_SYNC_TIMEOUT_S = 300.0
 
 
 def preflight(container: Container, cgroup: Cgroup) -> None:
@@ -154,7 +136,7 @@ class Dump:
         container: Container,
         generation: Generation,
         cgroup: Cgroup,
-        progress: Callable[[], None],
+        progress: "Callable[[], None]",
         patience: Patience,
         tcp_lock: str = "",
     ) -> None:
@@ -169,7 +151,7 @@ class Dump:
         self._committed = False
         self._leave_running = False
 
-    def run(self, commit: Callable[[], None], *, leave_running: bool = False) -> None:
+    def run(self, commit: "Callable[[], None]", *, leave_running: bool = False) -> None:
         """Raise CheckpointError when the container can go on, ContainerLostError when it cannot."""
         process.raise_open_files()
         channel = criu.Channel(self._container)
@@ -197,7 +179,7 @@ class Dump:
             raise self._failure(child.status)
 
     def _serve(
-        self, channel: criu.Channel, child: process.Child, commit: Callable[[], None]
+        self, channel: criu.Channel, child: process.Child, commit: "Callable[[], None]"
     ) -> None:
         stall = Stall(self._patience)
         while child.poll() is None:
@@ -220,7 +202,7 @@ class Dump:
                 child.wait(_LEAVE_S)
                 return
 
-    def _commit(self, commit: Callable[[], None], question: criu.Question) -> bool:
+    def _commit(self, commit: "Callable[[], None]", question: criu.Question) -> bool:
         fault.point("post-dump")
         try:
             # CRIU has thawed the cgroup and holds the tasks itself: were it killed now, they
@@ -266,123 +248,3 @@ class Dump:
             f"make room in {self._generation.path}: the images may need {mebibytes(needed)}, of "
             f"which {mebibytes(written)} were written; {mebibytes(free)} are free"
         )
-
-
-class Commit:
-    """Makes a finished dump durable, then kills what was dumped: in this order, never the other."""
-
-    def __init__(
-        self,
-        container: Container,
-        generation: Generation,
-        cgroup: Cgroup,
-        current: state.State,
-        facts: dict[str, str],
-        sync_paths: list[str],
-        plan: Plan,
-        reason: str,
-        frozen_at_s: float,
-        progress: Callable[[], None],
-        patience: Patience,
-    ) -> None:
-        self._container = container
-        self._generation = generation
-        self._cgroup = cgroup
-        self._current = current
-        self._facts = facts
-        self._sync_paths = sync_paths
-        self._plan = plan
-        self._reason = reason
-        self._frozen_at_s = frozen_at_s
-        self._progress = progress
-        self._patience = patience
-        self.began = False  # to record it: from then on images may be found committed
-        self.size_bytes = 0
-        self.frozen_s = 0.0
-        self.unfinished: TorporError | OSError | None = None  # why it is COMMITTED, not READY
-
-    def __call__(self) -> None:
-        syncing = {
-            device: (path, process.spawn(["sync", "--file-system", path]))
-            for device, path in self._file_systems().items()
-        }
-        cgroup_tree.save(self._cgroup, self._generation.cgroups)
-        stall = Stall(self._patience)
-        shm.save(self._container, self._plan, self._generation, self._progress, stall)
-        if preparation.joins_ipc(self._plan):
-            criu.leave_out_ipc(self._generation.images)
-        criu_files.mend(self._generation.images, self._cgroup.pids())
-        manifest = images.seal(self._generation, self._facts, self._progress, Stall(self._patience))
-        self._await_syncs(syncing)
-        fault.point("sealed")
-        number = self._generation.number
-        committed = self._current.become(state.COMMITTED, self._reason, generation=number)
-        self.began = True
-        state.write(self._container, committed)
-        self.size_bytes = manifest.size_bytes
-        try:
-            self._finish(committed)
-        except (OSError, TorporError) as error:
-            # No way back from here: the images are what the next start goes by, and it
-            # kills what is still there first.
-            self.unfinished = error
-
-    def _file_systems(self) -> dict[int, str]:
-        """A place of each file system, mounted below one of the paths or above it, by st_dev."""
-        places = [place for path in self._sync_paths for place in (path, *mounts.below(path))]
-        looking_at = ""
-
-        def look() -> dict[int, str]:
-            nonlocal looking_at
-            found: dict[int, str] = {}
-            for looking_at in places:
-                if (device := _device_to_sync(looking_at)) is not None:
-                    found.setdefault(device, looking_at)
-            return found
-
-        try:
-            stall = Stall(self._patience)
-            return patience.aside(look, self._progress, stall, lambda: looking_at)
-        except HungError as error:
-            raise _hung(looking_at) from error
-
-    def _await_syncs(self, syncing: dict[int, tuple[str, process.Child]]) -> None:
-        deadline_s = time.monotonic() + _SYNC_TIMEOUT_S
-        for device, (path, child) in syncing.items():
-            stall = Stall(self._patience)
-            while child.wait(_TICK_S) is None:
-                late = time.monotonic() > deadline_s
-                if late or stall.stalled(patience.disk_sign(device)):
-                    raise _hung(path)
-                self._progress()
-            if child.status != 0:
-                raise CheckpointError(f"{path} could not be synced to its disk")
-
-    def _finish(self, committed: state.State) -> None:
-        fault.point("committed")
-        self._cgroup.kill(KILL_TIMEOUT_S)
-        self.frozen_s = time.monotonic() - self._frozen_at_s
-        fault.point("killed")
-        ready = committed.become(state.READY, self._reason, frozen_s=self.frozen_s)
-        state.write(self._container, ready)
-        fault.point("ready")
-
-
-def _device_to_sync(place: str) -> int | None:
-    """st_dev of a place; None for what sync(1) would open as a device, and for what is not there.
-
-    So is the FUSE of a user who lets nobody else in, and one without its server.
-    """
-    try:
-        found = os.stat(place)
-    except OSError as error:
-        if error.errno not in _NOT_THERE:
-            raise
-        return None
-    return found.st_dev if stat.S_ISDIR(found.st_mode) or stat.S_ISREG(found.st_mode) else None
-
-
-def _hung(path: str) -> CheckpointError:
-    return CheckpointError(
-        f"{path}: its file system does not answer", "is its server or its disk there?"
-    )

@@ -2,13 +2,15 @@
 
 TORPOR_FAULT=POINT=ACTION does it once, so that what is tried again can succeed: ``kill`` sends
 SIGKILL to this process, ``fail`` raises OSError, ``stop`` raises SIGSTOP after writing the point
-to TORPOR_FAULT_FILE. TORPOR_FAULT_TRACE names a file that gets a line for each point passed.
+to TORPOR_FAULT_FILE. TORPOR_FAULT_TRACE names a file that gets a line for each point passed: when,
+in seconds of CLOCK_MONOTONIC, and its name.
 
 Points are moments of a verb by name, and those before, amid and after each durable step. Where
 neither variable is set, passing one is a call of a function that does nothing.
 """
 
 import os
+import time
 
 _POINT, _, _ACTION = os.environ.get("TORPOR_FAULT", "").partition("=")
 _TRACE = os.environ.get("TORPOR_FAULT_TRACE", "")
@@ -17,7 +19,7 @@ _TRACE = os.environ.get("TORPOR_FAULT_TRACE", "")
 def _pass(name: str) -> None:
     global _POINT
     if _TRACE:
-        _append(_TRACE, name)
+        _append(_TRACE, f"{time.monotonic():.6f} {name}")
     if name != _POINT:
         return
     _POINT = ""

@@ -10,17 +10,20 @@ network namespace held) and ``manifest``, written last and durably.
 import errno
 import os
 import stat
-import threading
-from collections.abc import Callable
 
 import xxhash
 
 from torpor import fault, mounts, patience, record
 from torpor.container import Container
 from torpor.errors import HungError, ImageError, RecordError
+from torpor.following import Following, Hash, new_buffer
 from torpor.patience import Stall
+from torpor.thread import Thread
 
-_CHUNK_BYTES = 1 << 20
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 # Below this size a file is verified before runc starts; the others beside it.
 _SMALL_BYTES = 1 << 20
 _TICK_S = 1.0
@@ -190,20 +193,28 @@ def read_manifest(container: Container, generation: Generation) -> Manifest:
 
 
 def seal(
-    generation: Generation, facts: dict[str, str], progress: Callable[[], None], stall: Stall
+    generation: Generation,
+    facts: dict[str, str],
+    following: Following,
+    progress: "Callable[[], None]",
+    stall: Stall,
 ) -> Manifest:
     """Make a finished dump durable and write its manifest: from here on it may be believed.
 
-    CRIU never syncs an image. progress is called every second. Raises OSError when the disk
-    refuses, HungError when it does not answer.
+    CRIU never syncs an image. following has read some of it already. progress is called every
+    second. Raises OSError when the disk refuses, HungError when it does not answer.
     """
     files: dict[str, tuple[str, int]] = {}
     read = _Tally()
     device = os.stat(generation.path).st_dev
 
     def hash_all() -> None:
+        begun = {f"checkpoint/{name}": each for name, each in following.end().items()}
+        buffer = new_buffer()
         for path in sorted(_walk(generation)):
-            files[path] = _hash_durably(f"{generation.path}/{path}", read)
+            found = begun.get(path) or Hash(buffer)
+            _hash_durably(f"{generation.path}/{path}", found, read)
+            files[path] = (found.hexdigest(), found.size_bytes)
         record.sync_directory(generation.images)
 
     try:
@@ -236,29 +247,21 @@ def _walk(generation: Generation) -> list[str]:
     return ["config.json", *beside, *images]
 
 
-def _hash_durably(path: str, read: _Tally) -> tuple[str, int]:
+def _hash_durably(path: str, found: Hash, read: _Tally) -> None:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
-            digest, size = _hash(fd, read)
+            _read_all(fd, found, read)
             os.fsync(fd)
         finally:
             os.close(fd)
     except OSError as error:
         raise record.naming(path, error) from error
-    return digest, size
 
 
-def _hash(fd: int, read: _Tally) -> tuple[str, int]:
-    state = xxhash.xxh3_128()
-    buffer = bytearray(_CHUNK_BYTES)
-    view = memoryview(buffer)
-    size = 0
-    while count := os.readv(fd, [buffer]):
-        state.update(view[:count])
-        size += count
+def _read_all(fd: int, found: Hash, read: _Tally) -> None:
+    while count := found.read_on(fd):
         read.bytes += count
-    return state.hexdigest(), size
 
 
 class Verification:
@@ -276,6 +279,7 @@ class Verification:
         self._generation = generation
         self.size_bytes = manifest.size_bytes
         self._read = _Tally()
+        self._buffer = new_buffer()
         self._fault: ImageError | OSError | None = None
         for path, (_, size) in manifest.files.items():
             self._check_size(path, size)
@@ -288,21 +292,18 @@ class Verification:
                 large.append((path, digest))
             else:
                 self._check_content(path, digest)
-        self._thread = threading.Thread(target=self._check_large, args=(large,), daemon=True)
-        self._thread.start()
+        self._thread = Thread(lambda: self._check_large(large))
 
     def failed(self) -> bool:
         """Whether damage has been found already."""
         return self._fault is not None
 
-    def verdict(self, progress: Callable[[], None], stall: Stall | None = None) -> None:
+    def verdict(self, progress: "Callable[[], None]", stall: Stall | None = None) -> None:
         """Wait for the thread; raise the ImageError it found, HungError where it stalls."""
-        self._thread.join(_TICK_S)
-        while self._thread.is_alive():
+        while not self._thread.ends_within(_TICK_S):
             if stall and stall.stalled(self._read.bytes):
                 raise HungError(f"{self._generation.path}: its disk does not answer")
             progress()
-            self._thread.join(_TICK_S)
         if self._fault is not None:
             raise self._fault
 
@@ -326,17 +327,18 @@ class Verification:
 
     def _check_content(self, path: str, digest: str) -> None:
         full = f"{self._generation.path}/{path}"
+        found = Hash(self._buffer)
         try:
             fd = os.open(full, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
             try:
-                found, _ = _hash(fd, self._read)
+                _read_all(fd, found, self._read)
             finally:
                 os.close(fd)
         except OSError as error:
             if error.errno not in _DAMAGE:
                 raise
             raise ImageError(f"{full}: {error.strerror}") from error
-        if found != digest:
+        if found.hexdigest() != digest:
             raise ImageError(f"{full} is damaged: its checksum does not match the manifest")
 
 

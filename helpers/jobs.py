@@ -4,7 +4,6 @@ import os
 import time
 
 from torpor import process
-from torpor.container import Container
 
 STOP = "stop"
 RESTART = "restart"
@@ -17,14 +16,24 @@ _PAUSE_S = 0.5
 _ANSWER_TIMEOUT_S = 5.0
 
 
+def main_pid() -> int:
+    """The main process of the unit whose ExecStop= this is; 0 when it has ended by itself."""
+    return int(os.environ.get("MAINPID") or 0)
+
+
+def ask(name: str) -> "Question | None":
+    """Ask why the unit of a container stops; None when nobody stops what has ended by itself."""
+    return Question(name) if main_pid() else None
+
+
 class Question:
     """Asks systemctl, which as root needs no system bus: that is gone late in a shutdown.
 
     The answer is awaited only when it is needed, so that other work goes on meanwhile.
     """
 
-    def __init__(self, container: Container) -> None:
-        self._unit = container.unit
+    def __init__(self, name: str) -> None:
+        self._unit = f"torpor@{name}.service"
         self._ask()
 
     def _ask(self) -> None:

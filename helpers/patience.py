@@ -5,12 +5,12 @@ waiting in vain; the rest is for ending the container in order.
 """
 
 import os
-import threading
 import time
 
 from torpor import mounts, timespan
 from torpor.errors import HungError
 from torpor.process import read_small
+from torpor.thread import Thread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -97,14 +97,11 @@ def aside(
         except Exception as error:
             faults.append(error)
 
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(_TICK_S)
-    while thread.is_alive():
+    thread = Thread(run)
+    while not thread.ends_within(_TICK_S):
         if stall.stalled(sign()):
             raise HungError("it does not answer")
         progress()
-        thread.join(_TICK_S)
     if faults:
         raise faults[0]
     return results[0]

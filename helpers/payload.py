@@ -1,9 +1,8 @@
 """The container's processes and what they leave behind on the host."""
 
 import os
-import signal
 
-from torpor import images, mounts, networking, preparation, process, record, runc, state
+from torpor import images, mounts, networking, preparation, process, record, runc, signals, state
 from torpor.cgroup import Cgroup, payload_of
 from torpor.container import Container
 from torpor.errors import RecordError
@@ -162,7 +161,7 @@ def signal_and_wait(pid: int, number: int, timeout_s: float) -> bool:
     if fd is None:
         return True
     try:
-        signal.pidfd_send_signal(fd, number)
+        signals.send(fd, number)
         return process.readable(fd, timeout_s)
     except ProcessLookupError:
         return True

@@ -6,9 +6,9 @@ Not with subprocess, which takes 15 ms to import.
 import errno
 import os
 import select
-import signal
 import time
 
+from torpor import signals
 from torpor.umask import Umask
 
 TYPE_CHECKING = False
@@ -50,7 +50,7 @@ class Child:
     def kill(self) -> None:
         """End it at once and reap it; one that hangs in the kernel is left to that."""
         if self.status is None:
-            signal.pidfd_send_signal(self.fd, signal.SIGKILL)
+            signals.send(self.fd, signals.KILL)
             self.wait(_REAP_S)
 
     def kill_tree(self) -> None:
@@ -90,7 +90,7 @@ def spawn(
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), argv[0])
     with Umask(umask):
         pid = os.posix_spawn(
-            program, argv, environment(env), file_actions=actions, setsigdef=[signal.SIGPIPE]
+            program, argv, environment(env), file_actions=actions, setsigdef=[signals.PIPE]
         )
     return Child(pid)
 
@@ -133,7 +133,7 @@ def collect(
     if child.wait(wait_s) is None:
         child.kill_tree()
     os.close(reader)  # only now: closed earlier, it would end who still writes in another way
-    status = -signal.SIGKILL if child.status is None else child.status
+    status = -signals.KILL if child.status is None else child.status
     return status, b"".join(chunks).decode("utf-8", "replace")
 
 
@@ -166,8 +166,8 @@ def end_like(status: int) -> "NoReturn":
     systemd then says of it what it would have said of that other one.
     """
     if status < 0:
-        if -status not in (signal.SIGKILL, signal.SIGSTOP):
-            signal.signal(-status, signal.SIG_DFL)
+        if -status not in (signals.KILL, signals.STOP):
+            signals.by_default(-status)
         os.kill(os.getpid(), -status)
     os._exit(abs(status))
 
@@ -213,9 +213,9 @@ def kill_tree(pid: int) -> None:
 
     Each is stopped before its children are looked for: it makes no more of them.
     """
-    _signal(pid, signal.SIGSTOP)
+    _signal(pid, signals.STOP)
     below = children(pid)
-    _signal(pid, signal.SIGKILL)
+    _signal(pid, signals.KILL)
     for child in below:
         kill_tree(child)
 

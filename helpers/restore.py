@@ -1,11 +1,10 @@
 """One restore of a generation, from the check of its images to the frozen, restored processes."""
 
+import errno
 import os
-import signal
 import time
-from collections.abc import Callable
 
-from torpor import cgroup_tree, criu, fault, loopback, mounts, process, runc
+from torpor import cgroup_tree, criu, fault, loopback, mounts, process, runc, signals
 from torpor.cgroup import Cgroup, own_unit, supervisor_of
 from torpor.container import Container
 from torpor.errors import (
@@ -19,6 +18,11 @@ from torpor.images import Generation, Verification
 from torpor.lock import Restoring
 from torpor.networking import Network
 from torpor.patience import Patience, Stall
+from torpor.thread import Thread
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 # A restore that neither logs nor reads is given the time to read the images from a slow disk.
 _SLOW_DISK_BYTES_PER_S = 20 << 20
@@ -37,8 +41,8 @@ class Restore:
         verification: Verification,
         cgroup: Cgroup,
         cgroups: cgroup_tree.Saved,
-        progress: Callable[[], None],
-        stop_asked: Callable[[], bool],
+        progress: "Callable[[], None]",
+        stop_asked: "Callable[[], bool]",
         network: Network,
         patience: Patience,
         *,
@@ -59,10 +63,11 @@ class Restore:
         self._systemd_cgroup = systemd_cgroup
         self._has_moved = has_moved  # since the dump the cgroup became another
         self._refusal: TorporError | OSError | None = None
+        self._moving: _Moving | None = None
         self._is_hopeless = False
         self._consumed = False
 
-    def run(self, output: int, consume: Callable[[], None]) -> int:
+    def run(self, output: int, consume: "Callable[[], None]") -> int:
         """The pid of the restored init, its cgroup frozen so that nothing has run yet.
 
         ImageError: the images are not what was sealed. RestoreError: CRIU failed on them.
@@ -78,10 +83,10 @@ class Restore:
         # Without a question at post-restore nothing was verified nor consumed.
         if child.status != 0 or not pid or not self._consumed:
             self._verdict()
-            raise self._failure(-signal.SIGKILL if child.status is None else child.status)
+            raise self._failure(-signals.KILL if child.status is None else child.status)
         return pid
 
-    def _restore(self, output: int, consume: Callable[[], None]) -> process.Child:
+    def _restore(self, output: int, consume: "Callable[[], None]") -> process.Child:
         channel = criu.Channel(self._container)
         child = None
         try:
@@ -112,7 +117,7 @@ class Restore:
         return criu.configuration(self._container, root, self._tcp_lock)
 
     def _serve(
-        self, channel: criu.Channel, child: process.Child, consume: Callable[[], None]
+        self, channel: criu.Channel, child: process.Child, consume: "Callable[[], None]"
     ) -> None:
         grace_s = self._verification.size_bytes / _SLOW_DISK_BYTES_PER_S
         watch = _Watch(child.pid, self._generation.work, Stall(self._patience, grace_s))
@@ -134,12 +139,13 @@ class Restore:
         self._verification.verdict(self._progress, Stall(self._patience))
 
     def _pass(
-        self, question: criu.Question, child: process.Child, consume: Callable[[], None]
+        self, question: criu.Question, child: process.Child, consume: "Callable[[], None]"
     ) -> bool:
         fault.point(question.stage)
         question.locate(child.pid)
         try:
             if question.stage == criu.SETUP_NAMESPACES:
+                self._moving = _Moving(question.criu)
                 self._cgroups.make(self._cgroup)
                 loopback.set_up_in(question.init)
                 self._network.attach(question.init)
@@ -152,22 +158,20 @@ class Restore:
                     return False  # CRIU or runc was killed, and nothing has run: try again
                 if self._stop_asked():
                     return False
+                self._move_criu()
                 consume()
                 self._consumed = True
                 fault.point("consumed")
-            elif question.stage == criu.PRE_RESUME:
-                self._freeze_without(question)
         except (OSError, TorporError) as error:
             self._refusal = error
             return False
         return True
 
-    def _freeze_without(self, question: criu.Question) -> None:
-        """What the action script does itself where it can see CRIU."""
-        supervisor = supervisor_of(own_unit())
-        for pid in (question.criu, *process.children(question.criu)):
-            supervisor.write("cgroup.procs", str(pid))
-        self._cgroup.write("cgroup.freeze", "1")
+    def _move_criu(self) -> None:
+        """So that all that is then left in the container's cgroup can be frozen."""
+        if self._moving is None:
+            raise RestoreError("CRIU did not ask at setup-namespaces")
+        self._moving.finish()
 
     def _failure(self, status: int) -> TorporError:
         if not self._consumed and (said := runc.failed_hook(self._container)):
@@ -199,6 +203,35 @@ class Restore:
                 f"cannot restore: {reason}", f"make room where that is, and start it again\n{hint}"
             )
         return RestoreError(reason, hint)
+
+
+class _Moving:
+    """Gets CRIU out of the container's cgroup, into which runc put it, while it works on.
+
+    All that it restores descends from an init that is there already. The kernel takes its time
+    for such a move: it waits until no processor looks at the cgroups of before.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._supervisor = supervisor_of(own_unit())
+        self._fault: OSError | None = None
+        self._thread = Thread(self._move)
+
+    def _move(self) -> None:
+        try:
+            if not self._pid:  # "0" would be this process
+                raise ProcessLookupError(errno.ESRCH, "CRIU is not there")
+            self._supervisor.write("cgroup.procs", str(self._pid))
+        except OSError as error:
+            self._fault = error
+
+    def finish(self) -> None:
+        """Raises OSError."""
+        while not self._thread.ends_within(_TICK_S):
+            pass
+        if self._fault is not None:
+            raise self._fault
 
 
 class _Watch:

@@ -1,13 +1,13 @@
 """Clean up after a unit that did not stop in order: its start or stop was killed or failed.
 
-ExecStopPost= of torpor@.service. Everything here is done again by the next start, should this
-be killed too.
+ExecStopPost= of torpor@.service, which calls it only if there is something left. Everything here
+is done again by the next start, should this be killed too.
 """
 
 import os
 import sys
 
-from torpor import networking, payload
+from torpor import payload
 from torpor.cgroup import own_unit
 from torpor.container import Container
 from torpor.errors import ForeignContainerError
@@ -19,9 +19,8 @@ def main() -> None:
     name = sys.argv[1]
     try:
         container = Container(name)
-        if os.path.exists(container.run_dir) or networking.has_any(container):
-            with Lock(container):
-                _settle(container)
+        with Lock(container):
+            _settle(container)
     except ForeignContainerError:
         pass  # the start has said so
     except Exception as error:

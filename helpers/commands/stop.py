@@ -27,9 +27,11 @@ from torpor import (
     timespan,
 )
 from torpor.cgroup import own_unit
-from torpor.checkpoint import Commit, Dump
+from torpor.checkpoint import Dump
+from torpor.commit import Commit
 from torpor.container import Container
 from torpor.errors import CheckpointError, ContainerLostError, HungError, TorporError
+from torpor.following import Following
 from torpor.images import Generation
 from torpor.last_rendering import Inputs
 from torpor.lock import Lock
@@ -38,6 +40,10 @@ from torpor.placeholder import Placeholder
 from torpor.preparation import Plan
 from torpor.talk import NOTICE, WARNING, mebibytes, report, say, say_fault, warn
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 _PUMP_TIMEOUT_S = 5.0
 _PAUSES_S = (0.02, 0.05, 0.1, 0.2, 0.4)  # between attempts
 _EXTEND_S = 30
@@ -45,14 +51,13 @@ _EXTEND_S = 30
 _KILL_MARGIN_S = 2.0
 
 
-def main() -> None:
+def main(question: jobs.Question | None) -> None:
+    """question is None when the container's init has ended by itself."""
     name = sys.argv[1]
-    pid = int(os.environ.get("MAINPID") or 0)
     try:
         container = Container(name)
-        question = jobs.Question(container) if pid else None
         with Lock(container):
-            stop = _Stop(container, pid, question)
+            stop = _Stop(container, question)
             try:
                 stop.run()
             finally:
@@ -63,9 +68,9 @@ def main() -> None:
 
 
 class _Stop:
-    def __init__(self, container: Container, pid: int, question: jobs.Question | None) -> None:
+    def __init__(self, container: Container, question: jobs.Question | None) -> None:
         self._container = container
-        self._pid = pid  # the container's init, 0 when it has ended by itself
+        self._pid = jobs.main_pid()  # the container's init
         self._question = question
         self._unit_cgroup = own_unit()
         self._cgroup = payload.cgroup_of(container, self._unit_cgroup)
@@ -155,8 +160,7 @@ class _Stop:
         """Clean up. What fails here costs nothing: the next start does it again."""
         container = self._container
         try:
-            if commit.unfinished is not None:
-                raise commit.unfinished
+            commit.finish()
             self._tidy(inputs, generation)
             pump.wait_for_end(container, self._unit_cgroup, _PUMP_TIMEOUT_S)
             self._clear()
@@ -179,6 +183,7 @@ class _Stop:
     ) -> Commit:
         container, cgroup = self._container, self._cgroup
         commit: Commit | None = None
+        following: Following | None = None
         try:
             generation.make()
             self._save_config(generation)
@@ -192,6 +197,7 @@ class _Stop:
             self._stand_in()
             notify.status("checkpointing")
             progress = _Progress(generation)
+            following = Following(generation.images)
             commit = Commit(
                 container,
                 generation,
@@ -202,14 +208,18 @@ class _Stop:
                 plan,
                 reason,
                 frozen_at_s,
+                following,
                 progress,
                 self._patience,
             )
-            Dump(container, generation, cgroup, progress, self._patience, tcp_lock).run(commit)
+            dump = Dump(container, generation, cgroup, progress, self._patience, tcp_lock)
+            dump.run(self._after_stand_in(commit))
         except ContainerLostError as error:
+            _abandon(following)
             self._lost(dumping, generation, error)
             raise
         except Exception as error:
+            _abandon(following)
             self._go_on(dumping, generation, may_be_committed=bool(commit and commit.began))
             if isinstance(error, CheckpointError):
                 raise
@@ -220,6 +230,16 @@ class _Stop:
         """From here on systemd does not see how the container's init ends."""
         self._placeholder = Placeholder(self._unit_cgroup)
         self._stands_in = notify.main_pid(self._placeholder.pid)
+
+    def _after_stand_in(self, commit: Commit) -> "Callable[[], None]":
+        """The commit, once it is sure that systemd will not see how the container's init ends."""
+
+        def run() -> None:
+            assert self._placeholder is not None
+            self._placeholder.require_to_last()
+            commit()
+
+        return run
 
     def release(self) -> None:
         """Before this process ends, and the stand-in with it: systemd must have heard of it."""
@@ -316,6 +336,11 @@ class _Stop:
         pump.wait_for_end(self._container, self._unit_cgroup, _PUMP_TIMEOUT_S)
         self._clear()
         warn(self._container.name, payload.record_end(self._container, reason))
+
+
+def _abandon(following: Following | None) -> None:
+    if following is not None:
+        following.abandon()
 
 
 class _Progress:

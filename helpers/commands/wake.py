@@ -5,9 +5,7 @@ definition's policy says; afterwards it is never restored again.
 """
 
 import os
-import signal
 import time
-from collections.abc import Callable
 
 from torpor import (
     cgroup_tree,
@@ -23,6 +21,7 @@ from torpor import (
     pump,
     record,
     shm,
+    signals,
     state,
 )
 from torpor.cgroup import Cgroup
@@ -44,6 +43,10 @@ from torpor.patience import STARTING, Patience, Stall
 from torpor.preparation import Plan
 from torpor.restore import Restore
 from torpor.talk import NOTICE, WARNING, mebibytes, say, say_fault, warn
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 # A restore asks systemd for more time each half second, this far ahead.
 _EXTEND_S = 30
@@ -73,7 +76,7 @@ def wake(
             _sleep_on(container, unit_cgroup, str(error))
         raise
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signals.by_default(signals.TERM)
 
 
 def _restore_or_explain(
@@ -81,7 +84,7 @@ def _restore_or_explain(
     unit_cgroup: str,
     inputs: Inputs,
     current: state.State,
-    stop_asked: Callable[[], bool],
+    stop_asked: "Callable[[], bool]",
 ) -> str | None:
     generation = Generation(container, current.generation)
     manifest = images.read_manifest(container, generation)
@@ -152,7 +155,7 @@ def _tcp_lock(manifest: images.Manifest) -> str:
     return manifest.facts.get("tcp-lock", "")
 
 
-def _prepare(container: Container, plan: Plan, stop_asked: Callable[[], bool]) -> None:
+def _prepare(container: Container, plan: Plan, stop_asked: "Callable[[], bool]") -> None:
     """Its failure says nothing about the images: whoever mends it finds the container asleep."""
     # A rendering may have mounted the root by another plan, as with other subordinate ids.
     warn(container.name, preparation.undo(container))
@@ -171,10 +174,10 @@ def _cut_off(container: Container, cgroup: Cgroup, error: RestoreCutOffError) ->
     return current
 
 
-def _stop_was_asked() -> Callable[[], bool]:
+def _stop_was_asked() -> "Callable[[], bool]":
     """From now on a SIGTERM, as from ``systemctl stop``, is noted instead of obeyed."""
     asked: list[int] = []
-    signal.signal(signal.SIGTERM, lambda number, _: asked.append(number))
+    signals.on(signals.TERM, lambda number, _: asked.append(number))
     return lambda: bool(asked)
 
 
@@ -206,7 +209,7 @@ def _restore(
     network: Network,
     inputs: Inputs,
     current: state.State,
-    stop_asked: Callable[[], bool],
+    stop_asked: "Callable[[], bool]",
 ) -> None:
     if stop_asked():
         raise StoppedError("stopped before it woke")

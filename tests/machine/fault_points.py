@@ -25,6 +25,7 @@ from torpor import criu
 _DIRECTORY = Path("/run/trials")  # what a unit's helpers find in their environment
 # Whose points are not tried again in another verb that has no turn of its own.
 _LIKE = {"end": "sleep", "refused": "sleep", "changed": "fresh", "first": "fresh"}
+_PRE_RESUME = "pre-resume"  # of CRIU's script: nobody is asked there
 # From here on memory is durable, used up or void.
 _TURNS = {
     "sleep": "after state-COMMITTED",
@@ -121,7 +122,8 @@ class Bench:
         actions.unlink(missing_ok=True)
         self.run(verb, TORPOR_FAULT_TRACE=str(trace))
         called = actions.read_text().splitlines() if actions.exists() else []
-        return [*dict.fromkeys(trace.read_text().splitlines())], [*dict.fromkeys(called)]
+        passed = (line.partition(" ")[2] for line in trace.read_text().splitlines())
+        return [*dict.fromkeys(passed)], [*dict.fromkeys(called)]
 
     def try_out(self, case: Case) -> None:
         """Raise BrokenPromise when a case leaves anything that it must not."""
@@ -188,7 +190,7 @@ def criu_cases(verb: str, actions: list[str]) -> list[Case]:
     if verb == "sleep":
         before = actions.index(criu.POST_DUMP) + 1
     elif verb == "wake":
-        before = actions.index(criu.PRE_RESUME)
+        before = actions.index(_PRE_RESUME)
     else:
         return []
     found = []

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torpor import images
 from torpor.container import Container
 from torpor.errors import ImageError, RecordError
+from torpor.following import Following
 from torpor.images import Generation, Verification
 from torpor.patience import STOPPING, Patience, Stall
 
@@ -38,7 +39,8 @@ def sealed(container: Container) -> Generation:
     Path(generation.config).write_text("{}")
     Path(generation.images, "pages-1.img").write_bytes(LARGE)
     Path(generation.images, "pstree.img").write_bytes(b"small")
-    images.seal(generation, {"name": "web", "generation": "1"}, nothing, patient())
+    following = Following(generation.images)
+    images.seal(generation, {"name": "web", "generation": "1"}, following, nothing, patient())
     return generation
 
 

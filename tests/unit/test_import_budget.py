@@ -10,7 +10,8 @@ import pytest
 HEAVY = frozenset(
     ("argparse", "ctypes", "json", "logging", "pystemd", "pyroute2", "subprocess", "yaml")
 )
-HOOK = HEAVY | {"collections", "dataclasses", "enum", "functools", "pathlib", "re", "typing"}
+UNIT = HEAVY | {"collections", "enum", "functools", "threading"}
+HOOK = UNIT | {"dataclasses", "pathlib", "re", "typing"}
 SCRIPT = """
 import sys
 sys.path += {library!r}, *{packages!r}
@@ -91,6 +92,6 @@ def test_what_keeps_and_removes_a_network_does_not_load_what_makes_it(library: P
     assert not loaded(library, keeps) & HEAVY
 
 
-@pytest.mark.parametrize("command", ["start", "reload", "stop", "settle"])
+@pytest.mark.parametrize("command", ["start", "wake", "stop", "settle"])
 def test_what_a_unit_calls_imports_nothing_that_takes_long(library: Path, command: str) -> None:
-    assert not loaded(library, f"import torpor.commands.{command}") & HEAVY
+    assert not loaded(library, f"import torpor.commands.{command}") & UNIT
