@@ -40,7 +40,7 @@ export PATH := /usr/sbin:/usr/bin:/sbin:/bin:$(PATH)
 
 .DEFAULT_GOAL = help
 .PHONY: help deb wheel machine shell demo test test-unit fuzz test-machine test-vm test-kills \
-	bench-network lint clean
+	bench bench-network lint clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -100,6 +100,10 @@ test-vm: $(DEB) ## tests with a kernel of their own, in an emulated machine: CUT
 test-kills: $(DEB) ## KILLS=3000 random kills, SEED= to choose as before
 	@$(HOST_PACKAGES) $(TEST_PACKAGES)
 	KILLS=$(or $(KILLS),3000) $(PYTHON) -m pytest -s tests/machine/test_random_kills.py
+
+bench: $(DEB) ## torpor beside its peers; BENCH=quick takes two minutes instead of ten; needs root
+	@$(HOST_PACKAGES) python3-matplotlib
+	$(PYTHON) tests/bench/bench.py $(if $(filter quick,$(BENCH)),--quick)
 
 bench-network: $(DEB) ## what a network adds to a start, a sleep and a wake; needs root
 	$(PYTHON) tests/bench/network.py $(ROUNDS)

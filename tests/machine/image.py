@@ -28,6 +28,7 @@ PACKAGES = (
         "dbus",
         "runc",
         "criu",
+        "libcriu2",  # crun checkpoints with it
         "python3-pycriu",
         "iptables",
         "nftables",
