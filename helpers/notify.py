@@ -5,6 +5,7 @@ import _socket
 import os
 import select
 import sys
+import time
 
 from torpor.talk import plain
 
@@ -102,6 +103,35 @@ class Busy:
         extend(self._AHEAD_S, self._text)
         while not self._done.wait(self._EVERY_S) and not self._unless():
             extend(self._AHEAD_S, self._text)
+
+
+class Progress:
+    """Shows what takes longer than a second, once a second, and asks systemd to wait for it.
+
+    To be called often.
+    """
+
+    _EVERY_S = 1.0
+    _AHEAD_S = 30
+
+    def __init__(
+        self,
+        what: str,
+        detail: "Callable[[], str]" = lambda: "",
+        unless: "Callable[[], bool]" = lambda: False,
+    ) -> None:
+        """unless says that it is to be put off no longer, as when a stop has a time of its own."""
+        self._what = what
+        self._detail = detail
+        self._unless = unless
+        self._began_s = self._said_s = time.monotonic()
+
+    def __call__(self) -> None:
+        now_s = time.monotonic()
+        if now_s - self._said_s > self._EVERY_S and not self._unless():
+            self._said_s = now_s
+            elapsed_s = now_s - self._began_s
+            extend(self._AHEAD_S, f"{self._what}{self._detail()}, {elapsed_s:.0f} s")
 
 
 def extend(seconds: int, text: str) -> None:

@@ -39,6 +39,7 @@ from torpor.patience import STOPPING, Patience, Stall, aside
 from torpor.placeholder import Placeholder
 from torpor.preparation import Plan
 from torpor.talk import NOTICE, WARNING, mebibytes, report, say, say_fault, warn
+from torpor.turns import Turn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,7 +47,6 @@ if TYPE_CHECKING:
 
 _PUMP_TIMEOUT_S = 5.0
 _PAUSES_S = (0.02, 0.05, 0.1, 0.2, 0.4)  # between attempts
-_EXTEND_S = 30
 # Left of the unit's own timeout for us to say why, kill and clean.
 _KILL_MARGIN_S = 2.0
 
@@ -147,6 +147,15 @@ class _Stop:
         # No peer waits for a host that is rebooted, and a lock would not outlive that.
         tcp_lock = checkpoint.tcp_lock(inputs) if cause != jobs.SHUTDOWN else ""
         runc.detach_restore_root(container)
+        waiting = notify.Progress("waiting until others are asleep")
+        with Turn(lambda: self._patience.limit_s / 3, waiting) as turn:
+            self._patience.spent_s += turn.in_vain_s
+            return self._sleep_now(inputs, current, cause, tcp_lock)
+
+    def _sleep_now(
+        self, inputs: Inputs, current: state.State, cause: str, tcp_lock: str
+    ) -> tuple[Generation, Commit]:
+        container = self._container
         generation = images.next_generation(container, current.generation)
         reason = f"systemctl {cause}" if cause != jobs.SHUTDOWN else "shutdown"
         dumping = current.become(state.DUMPING, reason, generation=generation.number)
@@ -196,7 +205,9 @@ class _Stop:
             # Not before the freeze: an exit of its own would be lost.
             self._stand_in()
             notify.status("checkpointing")
-            progress = _Progress(generation)
+            progress = notify.Progress(
+                "checkpointing", lambda: f", {mebibytes(generation.size_bytes())} written"
+            )
             following = Following(generation.images)
             commit = Commit(
                 container,
@@ -341,20 +352,6 @@ class _Stop:
 def _abandon(following: Following | None) -> None:
     if following is not None:
         following.abandon()
-
-
-class _Progress:
-    """Shows a dump that takes longer than a second, and asks systemd to wait for it."""
-
-    def __init__(self, generation: Generation) -> None:
-        self._began_s = time.monotonic()
-        self._generation = generation
-
-    def __call__(self) -> None:
-        elapsed_s = time.monotonic() - self._began_s
-        if elapsed_s > 1:
-            written = mebibytes(self._generation.size_bytes())
-            notify.extend(_EXTEND_S, f"checkpointing: {written} written, {elapsed_s:.0f} s")
 
 
 def _facts(

@@ -43,13 +43,11 @@ from torpor.patience import STARTING, Patience, Stall
 from torpor.preparation import Plan
 from torpor.restore import Restore
 from torpor.talk import NOTICE, WARNING, mebibytes, say, say_fault, warn
+from torpor.turns import Turn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-# A restore asks systemd for more time each half second, this far ahead.
-_EXTEND_S = 30
 
 
 def wake(
@@ -102,7 +100,8 @@ def _restore_or_explain(
             ) as network:
                 warn(container.name, network.warnings)
                 _prepare(container, sleeper.plan, stop_asked)
-                _restore(sleeper, network, inputs, current, stop_asked)
+                with _turn(container, stop_asked):
+                    _restore(sleeper, network, inputs, current, stop_asked)
             return None
         except RestoreCutOffError as error:
             current = _cut_off(container, sleeper.cgroup, error)
@@ -162,6 +161,19 @@ def _prepare(container: Container, plan: Plan, stop_asked: "Callable[[], bool]")
     needed = preparation.takes_long(plan)
     with notify.Busy("preparing its files", needed=needed, unless=stop_asked):
         warn(container.name, preparation.prepare(container, plan))
+
+
+def _turn(container: Container, stop_asked: "Callable[[], bool]") -> Turn:
+    """Its turn to be restored."""
+
+    progress = notify.Progress("waiting until others are awake")
+
+    def wait() -> None:
+        if stop_asked():
+            raise StoppedError("stopped before it woke")
+        progress()
+
+    return Turn(lambda: Patience(container, STARTING).limit_s / 3, wait)
 
 
 def _cut_off(container: Container, cgroup: Cgroup, error: RestoreCutOffError) -> state.State:
@@ -228,11 +240,7 @@ def _restore(
     def consume() -> None:
         state.write(container, restoring.become(state.CONSUMED, f"generation {number} resumed"))
 
-    def progress() -> None:
-        elapsed_s = time.monotonic() - began_s
-        if elapsed_s > 1 and not stop_asked():  # its stop has a time of its own
-            notify.extend(_EXTEND_S, f"restoring generation {number}, {size}, {elapsed_s:.0f} s")
-
+    progress = notify.Progress(f"restoring generation {number}, {size}", unless=stop_asked)
     patience = Patience(container, STARTING)
     shm.load(container, sleeper.plan, generation, progress, Stall(patience))
     cgroups = _read_cgroups(generation)
