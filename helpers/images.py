@@ -4,7 +4,8 @@ A generation is a directory of its own, never used twice:
 ``checkpoint/`` (CRIU's images), ``work/`` (logs, statistics), ``config.json`` (the OCI config as
 the container ran), ``plan`` (what the host must have for it), ``shm.tar`` (the content of
 /dev/shm), ``cgroups`` (those that it made), ``network`` and ``netns`` (its lease, and what its
-network namespace held) and ``manifest``, written last and durably.
+network namespace held) and ``manifest``, written last and durably. ``stats-dump`` (what CRIU
+measured) is beside it for people: nothing relies on it.
 """
 
 import errno
@@ -30,6 +31,7 @@ _TICK_S = 1.0
 _AHEAD_BYTES = 64 << 20
 # What the start helper itself goes by, before the verdict on the rest.
 _READ_FIRST = ("config.json", "plan", "cgroups", "network", "netns")
+_STATISTICS = "stats-dump"  # as CRIU calls it
 # What an unreadable image gives; other errors are the host's, and may pass.
 _DAMAGE = (errno.EIO, errno.ENOENT, errno.ELOOP)
 
@@ -39,9 +41,10 @@ class Generation:
 
     __slots__ = ("number", "path")
 
-    def __init__(self, container: Container, number: int) -> None:
+    def __init__(self, container: Container, number: int, path: str = "") -> None:
+        """path is where it is if not with the others, as when it was set aside."""
         self.number = number
-        self.path = container.generation_dir(number)
+        self.path = path or container.generation_dir(number)
 
     @property
     def images(self) -> str:
@@ -84,12 +87,24 @@ class Generation:
     def manifest(self) -> str:
         return f"{self.path}/manifest"
 
+    @property
+    def statistics(self) -> str:
+        """What CRIU measured in the dump; there may be none."""
+        return f"{self.path}/{_STATISTICS}"
+
     def make(self) -> None:
         """Make the empty directories, on a number that was never used before."""
         record.make_directory(self.path.rpartition("/")[0])
         for directory in (self.path, self.images, self.work):
             os.mkdir(directory, 0o700)
             fault.after(directory)
+
+    def keep_statistics(self) -> None:
+        """Keep them where they are not removed with CRIU's logs, if CRIU came to write them."""
+        try:
+            os.rename(f"{self.work}/{_STATISTICS}", self.statistics)
+        except OSError:
+            pass
 
     def admit(self, gid: int) -> None:
         """Let a group of the host read the images."""
@@ -212,7 +227,7 @@ def seal(
     def hash_all() -> None:
         begun = {f"checkpoint/{name}": each for name, each in following.end().items()}
         buffer = new_buffer()
-        for path in sorted(_walk(generation)):
+        for path in sorted(walk(generation)):
             found = begun.get(path) or Hash(buffer)
             _hash_durably(f"{generation.path}/{path}", found, read)
             files[path] = (found.hexdigest(), found.size_bytes)
@@ -240,7 +255,8 @@ class _Tally:
         self.bytes = 0
 
 
-def _walk(generation: Generation) -> list[str]:
+def walk(generation: Generation) -> list[str]:
+    """What a manifest speaks of, by its path in the generation. Raises OSError."""
     g = generation
     optional = (g.plan, g.shm, g.cgroups, g.network, g.netns)
     beside = [path.rpartition("/")[2] for path in optional if os.path.lexists(path)]
@@ -297,7 +313,7 @@ class Verification:
         self._fault: ImageError | OSError | None = None
         for path, (_, size) in manifest.files.items():
             self._check_size(path, size)
-        unknown = set(_walk(generation)) - set(manifest.files)
+        unknown = set(walk(generation)) - set(manifest.files)
         if unknown:
             raise ImageError(f"{generation.path}: {min(unknown)} is not in the manifest")
         large = []

@@ -7,7 +7,7 @@ import sys
 import time
 
 from torpor import container as places
-from torpor import images, state
+from torpor import images, state, table
 from torpor import lease as leases
 from torpor.container import Container, valid_name
 from torpor.errors import ImageError, TorporError
@@ -146,21 +146,18 @@ def _print_one(row: dict[str, object]) -> None:
 
 
 def _print_table(rows: list[dict[str, object]]) -> None:
-    header = ("NAME", "STATE", "SINCE", "GENERATION", "IMAGE", "WHY")
-    table = [header]
+    shown = []
     for row in rows:
         size = row["size_bytes"]
-        table.append(
+        shown.append(
             (
                 str(row["name"]),
                 str(row["says"]),
                 str(row["since"] or "-"),
                 str(row["generation"] or "-"),
                 mebibytes(size) if isinstance(size, int) else "-",
-                plain(row["reason"] or "-"),
+                str(row["reason"] or "-"),
             )
         )
-    widths = [max(len(line[column]) for line in table) for column in range(len(header))]
-    for line in table:
-        cells = [cell.ljust(width) for cell, width in zip(line, widths, strict=True)]
-        print("  ".join(cells).rstrip())
+    header = ("NAME", "STATE", "SINCE", "GENERATION", "IMAGE", "WHY")
+    print("\n".join(table.lines(header, shown) or ["  ".join(header)]))

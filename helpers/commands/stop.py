@@ -304,6 +304,7 @@ class _Stop:
         self._clear()
 
     def _tidy(self, inputs: Inputs, generation: Generation) -> None:
+        generation.keep_statistics()
         if inputs.keep_logs:
             criu.keep_log(generation.work, "dump", self._container.log_path("dump"))
         else:

@@ -12,6 +12,7 @@ from torpor.talk import report
 # Each verb is a module: HELP is its first words, add_arguments and run do the rest.
 _VERBS = {
     "status": "show containers: state, generation, size, why",
+    "inspect": "show what the images of a sleeping container hold",
     "check": "check a definition, or whether its running container would sleep",
     "render": "print the OCI configuration that a definition asks for",
     "apply": "apply a definition's resources to its running container",
