@@ -97,8 +97,8 @@ class Commit:
         number = self._generation.number
         self._committed = self._current.become(state.COMMITTED, self._reason, generation=number)
         self.began = True
-        state.write(self._container, self._committed)
         self.size_bytes = manifest.size_bytes
+        state.write(self._container, self._committed, size_bytes=self.size_bytes)
         # No way back from here: the images are what the next start goes by, and it kills what is
         # still there first.
         fault.point("committed")
@@ -147,7 +147,7 @@ class Commit:
         self.frozen_s = time.monotonic() - self._frozen_at_s
         fault.point("killed")
         ready = self._committed.become(state.READY, self._reason, frozen_s=self.frozen_s)
-        state.write(self._container, ready)
+        state.write(self._container, ready, size_bytes=self.size_bytes)
         fault.point("ready")
 
 

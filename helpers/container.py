@@ -61,6 +61,11 @@ class Container:
         return f"{self.state_dir}/state"
 
     @property
+    def history_path(self) -> str:
+        """What became of it, for people."""
+        return f"{self.state_dir}/history"
+
+    @property
     def inputs_path(self) -> str:
         return f"{self.state_dir}/inputs"
 

@@ -7,7 +7,7 @@ beyond ``os`` and this package's plain modules.
 import os
 import time
 
-from torpor import record
+from torpor import history, record
 from torpor.container import Container
 from torpor.errors import RecordError
 
@@ -131,8 +131,11 @@ def read(container: Container) -> State:
     return State() if text is None else parse(text, container.state_path)
 
 
-def write(container: Container, state: State) -> None:
-    """Enter a state durably."""
+def write(container: Container, state: State, *, size_bytes: int = 0, why: str = "") -> None:
+    """Enter a state durably.
+
+    The history says so too: how large the images are, and why where the reason does not tell.
+    """
     record.make_directory(container.state_dir)
     pairs = [
         ("state", state.name),
@@ -147,6 +150,16 @@ def write(container: Container, state: State) -> None:
     ]
     step = f"state-{state.name}"
     record.write_durably(container.state_path, record.serialize("state", pairs), step)
+    figures = [
+        ("since", f"{state.since_s:.6f}"),
+        ("state", state.name),
+        ("generation", str(state.generation)),
+        ("boot", state.boot),
+        ("attempt", str(state.attempt)),
+        ("frozen", f"{state.frozen_s:.6f}"),
+        ("size", str(size_bytes)),
+    ]
+    history.append(container, figures, why or state.reason)
 
 
 # What the next start does.

@@ -85,7 +85,8 @@ def _dry_run(container: Container) -> None:
         images.remove(generation.path)
         try:
             if state.read(container).name == state.DUMPING:
-                state.write(container, dumping.become(state.RUNNING, current.reason))
+                running = dumping.become(state.RUNNING, current.reason)
+                state.write(container, running, why="check --checkpoint left it running")
         finally:
             warn(container.name, limits.put_back(cgroup, lifted))
             cgroup.thaw()

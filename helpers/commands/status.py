@@ -38,13 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     if options.name:
         container = Container(options.name)
-        if not _is_known(container):
-            raise TorporError(
-                f"no container {options.name!r}: neither {container.definition_path} "
-                f"nor {container.state_dir} is there",
-                "see them all: torpor status",
-                exit_code=_NO_SUCH,
-            )
+        require_known(container)
         rows = [_describe(container)]
     else:
         rows = [_describe(Container(name)) for name in _names()]
@@ -58,8 +52,16 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _is_known(container: Container) -> bool:
-    return os.path.lexists(container.definition_path) or os.path.isdir(container.state_dir)
+def require_known(container: Container) -> None:
+    """Raise TorporError where nothing is known of a container."""
+    if os.path.lexists(container.definition_path) or os.path.isdir(container.state_dir):
+        return
+    raise TorporError(
+        f"no container {container.name!r}: neither {container.definition_path} "
+        f"nor {container.state_dir} is there",
+        "see them all: torpor status",
+        exit_code=_NO_SUCH,
+    )
 
 
 def _names() -> list[str]:

@@ -275,7 +275,8 @@ def _restore(
         os.kill(pid, inputs.stop_signal)
     say(f"{container.name}: {text}", NOTICE)
     try:
-        state.write(container, restoring.become(state.RUNNING, f"woke from generation {number}"))
+        running = restoring.become(state.RUNNING, f"woke from generation {number}")
+        state.write(container, running, size_bytes=sleeper.verification.size_bytes)
         fault.point("awake")
         if inputs.keep_logs:
             criu.keep_log(generation.work, "restore", container.log_path("restore"))

@@ -22,6 +22,7 @@ _GROUPS = Path("/sys/fs/cgroup/torpor.slice")
 # What may be in the state directory of a container that sleeps, besides its generation.
 _KEPT = {"cni", "config.json", "created", "generations", "inputs", "last-dump.log"}
 _KEPT |= {"last-restore.log", "network", "plan", "state", "storage", "volumes", "aside"}
+_KEPT |= {"history", "history.1"}
 
 
 class BrokenPromise(Exception):

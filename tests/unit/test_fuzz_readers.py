@@ -41,9 +41,11 @@ from torpor import (
     signals,
     state,
     strict_json,
+    transitions,
     yaml_tree,
 )
 from torpor.accounts import FaultError, User
+from torpor.commands import history
 from torpor.container import Container
 from torpor.errors import TorporError
 from torpor.go_regexp import LimitError, PatternError
@@ -99,6 +101,11 @@ def read_inputs(path: Path) -> None:
     found = last_rendering.load(container(path.parent))
     if found is not None:
         _ = (found.keep, found.stop_signal, found.owner, found.obstacles, found.machine_id)
+
+
+def read_history(path: Path) -> None:
+    if found := transitions.read(container(path.parent))[0]:
+        history._text(found, 80)
 
 
 def read_criu_log(path: Path) -> None:
@@ -183,6 +190,7 @@ READERS: dict[str, Reader] = {
     "criu-log": at("dump.log", read_criu_log),
     "criu-question": worded(criu.Question),
     "definition": parsed(lambda content: definition.parse("web", "/etc/torpor/web.yaml", content)),
+    "history": at("history", read_history),
     "hooks.d": parsed(lambda content: oci_hook.parse("/etc/hook.json", content)),
     "image-configuration": parsed(read_image_config),
     "image-index": at("index.json", read_index),
