@@ -7,12 +7,10 @@ What a generation, an archive or another machine has left is read alike.
 import os
 import struct
 from collections.abc import Iterator
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, NoReturn
 
 from torpor import record, regular_file
 from torpor.errors import ImageError, TorporError
-
-Entry = dict[str, Any]  # a message of CRIU's, as pycriu makes it of images/*.proto
 
 # But for pages, which are never read whole: a process has at most some 65,000 mappings.
 _MAX_BYTES = 64 << 20
@@ -21,12 +19,33 @@ _IN_PARENT, _PRESENT = 1, 4  # PE_* in criu/include/pagemap.h
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
+class Entry(dict[str, Any]):
+    """A message of CRIU's, as pycriu makes it of images/*.proto. What it lacks is damage."""
+
+    def __init__(self, message: dict[str, Any], where: str = "") -> None:
+        super().__init__((key, _whole(value, where)) for key, value in message.items())
+        self._where = where
+
+    def __missing__(self, key: str) -> NoReturn:
+        raise ImageError(f"{self._where} is damaged: a message has no {key!r}")
+
+
+def _whole(value: object, where: str) -> object:
+    if isinstance(value, dict):
+        return Entry(value, where)
+    return [_whole(one, where) for one in value] if isinstance(value, list) else value
+
+
 class Run(NamedTuple):
     """Pages with neighbouring addresses, as one entry of a pagemap has them."""
 
     address: int
     pages: int
-    offset_bytes: int | None  # in the pages image; None where their content is not here
+    offset_bytes: int | None  # in the pages image; None where an earlier dump has their content
+
+    @property
+    def end(self) -> int:
+        return self.address + self.pages * PAGE_BYTES
 
 
 class ImageDirectory:
@@ -62,10 +81,10 @@ class ImageDirectory:
             if size_bytes > _MAX_BYTES:
                 raise ImageError(f"{path} has {size_bytes} bytes: no such image is that large")
             try:
-                found: list[Entry] = self._format.load(file, no_payload=True)["entries"]
+                found = self._format.load(file, no_payload=True)["entries"]
             except Exception as error:  # whatever bytes do to a library that trusts them
                 raise _unreadable(path, error) from error
-        return found
+        return [Entry(one, path) for one in found]
 
     def entry(self, name: str) -> Entry:
         """The only message of an image."""
@@ -73,6 +92,10 @@ class ImageDirectory:
         if not found:
             raise ImageError(f"{self.path}/{name} is empty")
         return found[0]
+
+    def entry_if_any(self, name: str) -> Entry:
+        """The only message of an image that may not be there; an empty one then."""
+        return next(iter(self.entries_if_any(name)), Entry({}))
 
     def entries_if_any(self, name: str) -> list[Entry]:
         """The messages of an image that CRIU writes only where it has something to say."""
@@ -95,12 +118,13 @@ class ImageDirectory:
                 if message.vaddr < end or not pages:
                     raise ImageError(f"{path} is damaged: its addresses do not rise")
                 end = message.vaddr + pages * PAGE_BYTES
-                here = message.flags & _PRESENT and not message.flags & _IN_PARENT
-                size_bytes = pages * PAGE_BYTES if here else 0
-                if offset_bytes + size_bytes > there_bytes:
-                    raise ImageError(f"{path} has more pages than its pages image holds")
-                yield Run(message.vaddr, pages, offset_bytes if here else None)
-                offset_bytes += size_bytes
+                if message.flags & _IN_PARENT:
+                    yield Run(message.vaddr, pages, None)
+                elif message.flags & _PRESENT:
+                    if offset_bytes + pages * PAGE_BYTES > there_bytes:
+                        raise ImageError(f"{path} has more pages than its pages image holds")
+                    yield Run(message.vaddr, pages, offset_bytes)
+                    offset_bytes += pages * PAGE_BYTES
 
     def open_pages(self, pagemap: str) -> BinaryIO:
         """The image with the pages of a pagemap, to be closed by the caller."""

@@ -7,7 +7,8 @@ from torpor.errors import ImageError
 from torpor.open_files import OpenFile, OpenFiles
 
 RUNNING, STOPPED, ZOMBIE = "running", "stopped", "zombie"
-_STATES = {3: STOPPED, 6: ZOMBIE}  # COMPEL_TASK_* in compel/include/uapi/task-state.h
+# COMPEL_TASK_* in compel/include/uapi/task-state.h; CRIU saves a zombie as one that is dead.
+_STATES = {2: ZOMBIE, 3: STOPPED, 6: ZOMBIE}
 _COMMAND_MAX_BYTES = 4096
 _ANON_SHARED, _MEMFD = 1 << 8, 1 << 14  # VMA_* in criu/include/image.h
 SHARED = "pagemap-shmem-"  # the beginning of an image's name
@@ -72,8 +73,8 @@ class Processes:
         core = self._directory.entry(f"core-{pid}.img")
         task = core.get("tc", {})
         creds = core.get("thread_core", {}).get("creds", {})
-        ids = next(iter(self._directory.entries_if_any(f"ids-{pid}.img")), core.get("ids", {}))
-        memory = next(iter(self._directory.entries_if_any(f"mm-{pid}.img")), {})
+        ids = self._directory.entry_if_any(f"ids-{pid}.img") or core.get("ids", {})
+        memory = self._directory.entry_if_any(f"mm-{pid}.img")
         shared = self._shared(pid, memory)
         return Process(
             pid=pid,
@@ -115,20 +116,21 @@ class Processes:
 
 
 def in_order(entries: list[Entry]) -> list[Entry]:
-    """The processes so that children follow their parent; pstree.img may be damaged.
+    """The processes by their ids, but so that children follow their parent.
 
     Raises ImageError.
     """
     children: dict[int, list[Entry]] = {}
+    entries = sorted(entries, key=lambda entry: -int(entry["pid"]))
     for entry in entries:
         children.setdefault(int(entry["ppid"]), []).append(entry)
     known = {int(entry["pid"]) for entry in entries}
-    left = [entry for entry in reversed(entries) if int(entry["ppid"]) not in known]
+    left = [entry for entry in entries if int(entry["ppid"]) not in known]
     found = []
     while left:
         entry = left.pop()
         found.append(entry)
-        left += reversed(children.pop(int(entry["pid"]), []))
+        left += children.pop(int(entry["pid"]), [])
     if len(found) != len(entries) or len(known) != len(entries):
         raise ImageError("pstree.img is damaged: its processes are no tree")
     return found

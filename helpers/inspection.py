@@ -15,6 +15,8 @@ from torpor.errors import ImageError, TorporError
 from torpor.images import Generation, Manifest
 from torpor.open_files import OpenFiles
 
+# Kinds of what takes space.
+PROCESS, SHARED, DELETED, CONTENT, OTHER = "process", "shared", "deleted", "content", "other"
 _NO_SUCH = 4  # the exit status of torpor status for what is not there
 _SMALL_BYTES = 50 << 10  # what is no larger than this is not told from others
 _USEC = 1e-6
@@ -24,7 +26,8 @@ _USEC = 1e-6
 class Space:
     """What takes up room on the disk; all together are the generation."""
 
-    what: str
+    kind: str
+    name: str
     size_bytes: int
 
 
@@ -83,11 +86,15 @@ def read(container: Container, generation: Generation) -> Inspection:
 def unreadable(generation: Generation, error: Exception) -> TorporError:
     """Why it could not be read: who wakes meanwhile removes its images."""
     number = generation.number
-    if not os.path.isdir(generation.path):
+    if is_gone(generation):
         return TorporError(f"generation {number} is gone: its container was started or discarded")
     return ImageError(
         f"generation {number} cannot be read: {error}", "a start would not wake it either"
     )
+
+
+def is_gone(generation: Generation) -> bool:
+    return not os.path.isdir(generation.path)
 
 
 def of(generation: Generation, manifest: Manifest) -> Inspection:
@@ -132,26 +139,25 @@ def _names(
     processes: list[Process],
     shared: list[SharedMemory],
     mounts: list[Mount],
-) -> dict[str, str]:
-    """What those files hold that can be large."""
-    found = {"shm.tar": "content of /dev/shm"}
-    pagemaps = {pagemap_of(one.pid): f"memory of {one.pid} {one.name}" for one in processes}
-    for one in shared:
-        pagemaps[shared_pagemap(one.number)] = f"shared memory {one.name}".rstrip()
+) -> dict[str, tuple[str, str]]:
+    """The kind and the name of what is in those files that can be large."""
+    found = {"shm.tar": (CONTENT, "/dev/shm")}
+    pagemaps = {pagemap_of(one.pid): (PROCESS, f"{one.pid} {one.name}") for one in processes}
+    pagemaps |= {shared_pagemap(one.number): (SHARED, one.name) for one in shared}
     for pagemap in pagemaps.keys() & directory.sizes_bytes.keys():
         found[f"checkpoint/{directory.pages_image(pagemap)}"] = pagemaps[pagemap]
     for image, path in files.ghost_names().items():
-        found[f"checkpoint/{image}"] = f"deleted file {path}"
+        found[f"checkpoint/{image}"] = (DELETED, path)
     for mount in mounts:
-        found[f"checkpoint/{mount.content}"] = f"content of {mount.place} (compressed)"
+        found[f"checkpoint/{mount.content}"] = (CONTENT, mount.place)
     return found
 
 
-def _space(sizes_bytes: dict[str, int], names: dict[str, str]) -> list[Space]:
+def _space(sizes_bytes: dict[str, int], names: dict[str, tuple[str, str]]) -> list[Space]:
     large = {path: size for path, size in sizes_bytes.items() if size > _SMALL_BYTES}
-    named = [Space(names[path], size) for path, size in large.items() if path in names]
+    named = [Space(*names[path], size) for path, size in large.items() if path in names]
     rest = sum(sizes_bytes.values()) - sum(one.size_bytes for one in named)
-    named.append(Space(f"the other {len(sizes_bytes) - len(named)} files", rest))
+    named.append(Space(OTHER, f"{len(sizes_bytes) - len(named)} files", rest))
     return sorted(named, key=lambda one: -one.size_bytes)
 
 

@@ -6,7 +6,6 @@ import quopri
 import stat
 import struct
 from dataclasses import dataclass
-from typing import Any
 
 from torpor.criu_images import Entry, ImageDirectory
 
@@ -89,7 +88,7 @@ class OpenFiles:
 
     def path(self, file_id: int) -> str:
         """The path of a file by CRIU's number for it; empty for what has none."""
-        return str(_message(self._files.get(file_id, {})).get("name", ""))
+        return str(_message(self._files.get(file_id)).get("name", ""))
 
     def ghost_names(self) -> dict[str, str]:
         """The names that files had whose content is in the images, by image."""
@@ -99,8 +98,8 @@ class OpenFiles:
 
     def memory_of(self, file_id: int) -> int:
         """CRIU's number for the shared memory behind a file that is one; 0 for others."""
-        message = _message(self._files.get(file_id, {}))
-        inode = self._memfds.get(int(message.get("inode_id", 0)), {})
+        message = _message(self._files.get(file_id))
+        inode = self._memfds.get(int(message.get("inode_id", 0)), Entry({}))
         return int(inode.get("shmid", 0))
 
     def memory_names(self) -> dict[int, str]:
@@ -109,7 +108,7 @@ class OpenFiles:
 
     def _describe(self, entry: Entry) -> OpenFile:
         fd, file_id, kind = int(entry["fd"]), int(entry["id"]), str(entry["type"])
-        message = _message(self._files.get(file_id, {}))
+        message = _message(self._files.get(file_id))
         if kind == "REG":
             return self._regular(fd, file_id, message)
         if kind == "INETSK":
@@ -135,7 +134,7 @@ class OpenFiles:
         )
 
     def _memfd(self, fd: int, message: Entry) -> OpenFile:
-        inode = self._memfds.get(int(message.get("inode_id", 0)), {})
+        inode = self._memfds.get(int(message.get("inode_id", 0)), Entry({}))
         return OpenFile(
             fd,
             MEMFD,
@@ -146,9 +145,10 @@ class OpenFiles:
         )
 
 
-def _message(entry: Entry) -> dict[str, Any]:
+def _message(entry: Entry | None) -> Entry:
     """What an entry of files.img says of its kind of file."""
-    return next((value for value in entry.values() if isinstance(value, dict)), {})
+    values = entry.values() if entry else ()
+    return next((value for value in values if isinstance(value, Entry)), Entry({}))
 
 
 def _mode(message: Entry) -> str:

@@ -46,6 +46,11 @@ def lines(
     return found
 
 
+def section(title: str, rows: list[str], width: int) -> list[str]:
+    """Rows below a title, nothing where there are none."""
+    return ["", f"{title}:", *(cut(f"  {row}", width) for row in rows)] if rows else []
+
+
 def cut(line: str, width: int) -> str:
     """A line that is no longer than width; 0 does not bound it."""
     return line if not width or len(line) <= width else line[: width - len(_CUT)] + _CUT

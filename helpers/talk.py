@@ -76,3 +76,10 @@ def _place(error: Exception) -> str:
 
 def mebibytes(size_bytes: int) -> str:
     return f"{size_bytes / (1 << 20):.1f} MiB"
+
+
+def size(size_bytes: int) -> str:
+    """As mebibytes(), but what is smaller is said in KiB."""
+    if abs(size_bytes) >= 1 << 20:
+        return mebibytes(size_bytes)
+    return f"{-(-size_bytes // 1024)} KiB"

@@ -16,11 +16,17 @@ from torpor.errors import HungError, ImageError
 from torpor.images import Generation, Verification
 from torpor.inspection import Inspection
 from torpor.open_files import OpenFile
-from torpor.talk import mebibytes, report
+from torpor.talk import report, size
 
 _PIDS_SHOWN = 4
 _SHOWN_BYTES = 50 << 10  # of what a tmpfs holds: an empty one is an archive too
-_INDENT = "  "
+_SPACE = {
+    inspection.PROCESS: "memory of",
+    inspection.SHARED: "shared memory",
+    inspection.DELETED: "deleted file",
+    inspection.CONTENT: "content of",
+    inspection.OTHER: "the other",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -82,10 +88,7 @@ def _text(
         ("Mounts", _mounts(found)),
     )
     lines = _summary(container, generation, found, verified, width)
-    for title, rows in sections:
-        if rows:
-            lines += ["", f"{title}:", *(table.cut(_INDENT + row, width) for row in rows)]
-    return lines
+    return lines + [line for title, rows in sections for line in table.section(title, rows, width)]
 
 
 def _summary(
@@ -96,15 +99,14 @@ def _summary(
     width: int,
 ) -> list[str]:
     facts = found.facts
-    taken = time.localtime(float(facts.get("taken", "0")))
     checked = {True: "as they were written", False: "DAMAGED", None: "not compared (--verify)"}
     rows = [
         ("Container", container.name),
         ("Generation", f"{generation.number}, in {generation.path}"),
-        ("Taken", f"{time.strftime('%Y-%m-%dT%H:%M:%S%z', taken)}, {facts.get('reason', '')}"),
+        ("Taken", f"{taken(facts)}, {facts.get('reason', '')}"),
         ("Made by", f"CRIU {facts.get('criu', '?')} on Linux {facts.get('kernel', '?')}"),
         ("Boot", facts.get("boot", "?")),
-        ("Size", f"{mebibytes(found.size_bytes)} in {found.files} files"),
+        ("Size", f"{size(found.size_bytes)} in {found.files} files"),
         ("Checksums", checked[verified]),
         ("Connections", "kept" if facts.get("tcp-lock") else "closed at a wake"),
         *_times(found),
@@ -112,11 +114,15 @@ def _summary(
     return [line for label, value in rows for line in table.labelled(label, value, width)]
 
 
+def taken(facts: dict[str, str]) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(float(facts.get("taken", "0"))))
+
+
 def _times(found: Inspection) -> list[tuple[str, str]]:
     times = found.times
     if times is None:
         return []
-    written = mebibytes(times.pages_written * PAGE_BYTES)
+    written = size(times.pages_written * PAGE_BYTES)
     return [
         ("CRIU froze", f"{times.frozen_s:.3f} s, of which {times.freezing_s:.3f} s to freeze"),
         (
@@ -130,7 +136,11 @@ def _times(found: Inspection) -> list[tuple[str, str]]:
 def _space(found: Inspection) -> list[str]:
     whole = max(found.size_bytes, 1)
     rows = [
-        (mebibytes(one.size_bytes), f"{100 * one.size_bytes / whole:.0f} %", one.what)
+        (
+            size(one.size_bytes),
+            f"{100 * one.size_bytes / whole:.0f} %",
+            f"{_SPACE[one.kind]} {one.name}",
+        )
         for one in found.space
     ]
     return table.lines(("SIZE", "SHARE", "WHAT"), rows, right="SIZE SHARE")
@@ -146,8 +156,8 @@ def _processes(processes: list[Process]) -> list[str]:
                 str(one.pid),
                 "-" if one.uid is None else str(one.uid),
                 str(one.threads),
-                mebibytes(one.memory_bytes),
-                mebibytes(one.shared_bytes),
+                size(one.memory_bytes),
+                size(one.shared_bytes),
                 _branch(depth) + command(one),
             )
         )
@@ -169,7 +179,7 @@ def command(process: Process) -> str:
 
 
 def _shared_memory(found: Inspection) -> list[str]:
-    rows = [(mebibytes(one.memory_bytes), _pids(one.pids), one.name) for one in found.shared_memory]
+    rows = [(size(one.memory_bytes), _pids(one.pids), one.name) for one in found.shared_memory]
     return table.lines(("MEMORY", "PROCESSES", "NAME"), rows, right="MEMORY")
 
 
@@ -215,5 +225,5 @@ def _mount(mount: Mount, several: bool) -> tuple[str, ...]:
     place = f"{mount.place} in {mount.namespace}" if several else mount.place
     kind = mount.type or ("bind" if mount.outside else "-")
     content = mount.content_bytes or 0
-    saved = f", with {mebibytes(content)} in the images" if content > _SHOWN_BYTES else ""
+    saved = f", with {size(content)} in the images" if content > _SHOWN_BYTES else ""
     return place, kind, "ro" if mount.read_only else "", mount.source + saved

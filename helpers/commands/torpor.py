@@ -13,6 +13,7 @@ from torpor.talk import report
 _VERBS = {
     "status": "show containers: state, generation, size, why",
     "inspect": "show what the images of a sleeping container hold",
+    "diff": "show what became of a container between two of its generations",
     "history": "show what became of a container: each state, when and why",
     "check": "check a definition, or whether its running container would sleep",
     "render": "print the OCI configuration that a definition asks for",

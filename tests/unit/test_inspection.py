@@ -13,20 +13,21 @@ from torpor.dumped_processes import ZOMBIE, Process, in_order
 from torpor.errors import ImageError
 from torpor.open_files import OpenFile, OpenFiles
 
+Message = dict[str, object]
 RECORDED = Path(__file__).parent / "criu-messages.json"
 
 
 class Recorded:
     """Images of which only the messages were kept."""
 
-    def __init__(self, **images: list[Entry]) -> None:
-        self._images = images
+    def __init__(self, **images: list[Message]) -> None:
+        self._images = {name: list(map(Entry, entries)) for name, entries in images.items()}
 
     def entries_if_any(self, name: str) -> list[Entry]:
         return self._images.get(name.removesuffix(".img").replace("-", "_"), [])
 
 
-def opened(**images: list[Entry]) -> OpenFiles:
+def opened(**images: list[Message]) -> OpenFiles:
     return OpenFiles(cast(ImageDirectory, Recorded(**images)))
 
 
@@ -71,16 +72,24 @@ def test_memory_that_has_a_name(recorded: OpenFiles) -> None:
         {"fd": 1, "id": 7, "type": "NEWER THAN THIS"},
     ],
 )
-def test_a_descriptor_of_which_no_more_is_known(message: Entry) -> None:
+def test_a_descriptor_of_which_no_more_is_known(message: Message) -> None:
     assert opened(fdinfo_1=[message]).of(1)[0].fd == 1
 
 
+def test_a_message_that_lacks_something_is_damage() -> None:
+    nested = Entry({"vmas": [{"start": 1}], "creds": {"uid": 0}}, "/images/mm-1.img")
+    assert nested["vmas"][0]["start"] == 1 and nested["creds"].get("gid") is None
+    for lacking in (nested, nested["vmas"][0], nested["creds"]):
+        with pytest.raises(ImageError, match="is damaged: a message has no 'end'"):
+            lacking["end"]
+
+
 def entry(pid: int, ppid: int) -> Entry:
-    return {"pid": pid, "ppid": ppid}
+    return Entry({"pid": pid, "ppid": ppid})
 
 
 def test_children_follow_their_parent() -> None:
-    entries = [entry(1, 0), entry(5, 1), entry(9, 1), entry(6, 5), entry(7, 9), entry(8, 5)]
+    entries = [entry(1, 0), entry(9, 1), entry(5, 1), entry(6, 5), entry(7, 9), entry(8, 5)]
     assert [one["pid"] for one in in_order(entries)] == [1, 5, 6, 8, 9, 7]
 
 

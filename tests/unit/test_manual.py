@@ -1,9 +1,28 @@
 """What the manual pages say of the tests that show it."""
 
 import ast
+import dataclasses
 import re
 from pathlib import Path
 
+from torpor import difference, dumped_mounts, dumped_processes, inspection, open_files
+from torpor.page_difference import Pages
+from torpor.transitions import Transition
+
+RECORDS = (
+    inspection.Inspection,
+    inspection.Space,
+    inspection.Times,
+    dumped_processes.Process,
+    dumped_processes.SharedMemory,
+    dumped_mounts.Mount,
+    open_files.OpenFile,
+    difference.Difference,
+    difference.ProcessDifference,
+    difference.SharedDifference,
+    Pages,
+    Transition,
+)
 TOP = Path(__file__).parents[2]
 HOOKS = TOP / "packaging/man/torpor-hooks.7.md"
 TESTS = TOP / "tests/machine/test_systemd_hook.py"
@@ -23,3 +42,9 @@ def test_each_row_of_the_comparison_names_a_test_of_its_own() -> None:
         if isinstance(node, ast.FunctionDef) and ast.get_docstring(node)
     }
     assert set(names) <= there
+
+
+def test_each_key_of_a_json_document_is_explained() -> None:
+    text = (TOP / "packaging/man/torpor.1.md").read_text()
+    keys = {field.name for record in RECORDS for field in dataclasses.fields(record)}
+    assert keys - set(re.findall(r"`(\w+)`", text)) == set()
