@@ -7,12 +7,12 @@ import sys
 import time
 from collections.abc import Iterable
 
-from torpor import images, inspection, open_files, table
+from torpor import images, inspection, open_files, state, table
 from torpor.container import Container
 from torpor.criu_images import PAGE_BYTES
 from torpor.dumped_mounts import Mount
 from torpor.dumped_processes import RUNNING, ZOMBIE, Process
-from torpor.errors import HungError, ImageError
+from torpor.errors import HungError, ImageError, RecordError
 from torpor.images import Generation, Verification
 from torpor.inspection import Inspection
 from torpor.open_files import OpenFile
@@ -44,11 +44,22 @@ def run(options: argparse.Namespace) -> int:
     found = inspection.read(container, generation)
     damage = _damage(container, generation) if options.verify else None
     verified = damage is None if options.verify else None
+    sleeps = _sleeps(container, generation)
     if options.json:
-        json.dump(_document(container, generation, found, verified), sys.stdout, indent=2)
+        document = {
+            "name": container.name,
+            "generation": generation.number,
+            "path": generation.path,
+            "asleep": sleeps,
+            "verified": verified,
+            **dataclasses.asdict(found),
+        }
+        json.dump(document, sys.stdout, indent=2)
         print()
     else:
-        print("\n".join(_text(container, generation, found, verified)))
+        where = f"{generation.number}, {'asleep' if sleeps else 'kept'}, in {generation.path}"
+        rows = [("Container", container.name), ("Generation", where), *_summary(found, verified)]
+        print("\n".join(_text(rows, found)))
     return 0 if damage is None else report(container.name, damage)
 
 
@@ -62,21 +73,17 @@ def _damage(container: Container, generation: Generation) -> Exception | None:
     return None
 
 
-def _document(
-    container: Container, generation: Generation, found: Inspection, verified: bool | None
-) -> dict[str, object]:
-    return {
-        "name": container.name,
-        "generation": generation.number,
-        "path": generation.path,
-        "verified": verified,
-        **dataclasses.asdict(found),
-    }
+def _sleeps(container: Container, generation: Generation) -> bool:
+    """Whether a start wakes it; others are there to be looked at."""
+    try:
+        known = state.read(container)
+    except RecordError:
+        return False
+    its_place = container.generation_dir(known.generation)
+    return known.name in state.RESTORABLE and generation.path == its_place
 
 
-def _text(
-    container: Container, generation: Generation, found: Inspection, verified: bool | None
-) -> list[str]:
+def _text(rows: list[tuple[str, str]], found: Inspection) -> list[str]:
     width = table.width()
     own, sockets = _open_files(found.processes)
     sections = (
@@ -87,22 +94,16 @@ def _text(
         ("Sockets", sockets),
         ("Mounts", _mounts(found)),
     )
-    lines = _summary(container, generation, found, verified, width)
-    return lines + [line for title, rows in sections for line in table.section(title, rows, width)]
+    lines = [line for label, value in rows for line in table.labelled(label, value, width)]
+    return lines + [
+        line for title, shown in sections for line in table.section(title, shown, width)
+    ]
 
 
-def _summary(
-    container: Container,
-    generation: Generation,
-    found: Inspection,
-    verified: bool | None,
-    width: int,
-) -> list[str]:
+def _summary(found: Inspection, verified: bool | None) -> list[tuple[str, str]]:
     facts = found.facts
     checked = {True: "as they were written", False: "DAMAGED", None: "not compared (--verify)"}
-    rows = [
-        ("Container", container.name),
-        ("Generation", f"{generation.number}, in {generation.path}"),
+    return [
         ("Taken", f"{taken(facts)}, {facts.get('reason', '')}"),
         ("Made by", f"CRIU {facts.get('criu', '?')} on Linux {facts.get('kernel', '?')}"),
         ("Boot", facts.get("boot", "?")),
@@ -111,7 +112,6 @@ def _summary(
         ("Connections", "kept" if facts.get("tcp-lock") else "closed at a wake"),
         *_times(found),
     ]
-    return [line for label, value in rows for line in table.labelled(label, value, width)]
 
 
 def taken(facts: dict[str, str]) -> str:

@@ -200,7 +200,8 @@ def test_what_takes_the_space_is_all_of_it(looked: tuple[Container, list[Facts]]
 def test_criu_says_how_long_it_took(looked: tuple[Container, list[Facts]]) -> None:
     container, _ = looked
     found = torpor(container.machine, "inspect", "looked")
-    assert found["generation"] == 2
+    assert found["generation"] == 2 and found["asleep"] is True
+    assert not torpor(container.machine, "inspect", "looked", "--generation=1")["asleep"]
     status = container.status()
     frozen_s = status["frozen_s"]
     assert isinstance(frozen_s, float)
