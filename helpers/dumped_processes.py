@@ -49,21 +49,23 @@ class Processes:
         self._directory = directory
         self._files = files
         self._mapped: dict[int, list[tuple[int, int]]] = {}  # shared memory → (pid, address)
+        self._shared_bytes = {
+            number_in(pagemap): stored_bytes(directory, pagemap)
+            for pagemap in directory.matching(SHARED)
+        }
         self.all = [self._of(entry) for entry in in_order(directory.entries("pstree.img"))]
 
     def shared_memory(self) -> list[SharedMemory]:
         """What processes share, or have open as memory without a name. Raises ImageError."""
         names = self._files.memory_names()
-        return [
-            self._segment(number_in(pagemap), names) for pagemap in self._directory.matching(SHARED)
-        ]
+        return [self._segment(number, names) for number in self._shared_bytes]
 
     def _segment(self, number: int, names: dict[int, str]) -> SharedMemory:
         places = sorted(self._mapped.get(number, []))
         return SharedMemory(
             number=number,
             name=names.get(number, ""),
-            memory_bytes=stored_bytes(self._directory, shared_pagemap(number)),
+            memory_bytes=self._shared_bytes[number],
             pids=sorted({pid for pid, _ in places}),
             place=places[0] if places else None,
         )
@@ -88,7 +90,7 @@ class Processes:
             uid=creds.get("uid"),
             gid=creds.get("gid"),
             memory_bytes=stored_bytes(self._directory, pagemap_of(pid)),
-            shared_bytes=sum(stored_bytes(self._directory, shared_pagemap(n)) for n in shared),
+            shared_bytes=sum(self._shared_bytes.get(number, 0) for number in shared),
             mapped_bytes=sum(int(vma["end"]) - int(vma["start"]) for vma in _vmas(memory)),
             mount_namespace=int(ids.get("mnt_ns_id", 0)),
             files=self._files.of(int(ids["files_id"])) if "files_id" in ids else [],

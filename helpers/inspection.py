@@ -89,7 +89,8 @@ def unreadable(generation: Generation, error: Exception) -> TorporError:
     if is_gone(generation):
         return TorporError(f"generation {number} is gone: its container was started or discarded")
     return ImageError(
-        f"generation {number} cannot be read: {error}", "a start would not wake it either"
+        f"generation {number} cannot be read: {error}",
+        "a start compares all of it before it uses any",
     )
 
 
