@@ -5,11 +5,11 @@ import dataclasses
 import json
 import sys
 
-from torpor import difference, images, inspection, table
+from torpor import comparison, images, inspection, table
 from torpor.commands.inspect import taken
+from torpor.comparison import CAME, STAYED, WENT, Difference, ProcessDifference, Side
 from torpor.container import Container
 from torpor.criu_images import PAGE_BYTES
-from torpor.difference import CAME, STAYED, WENT, Difference, ProcessDifference, Side
 from torpor.dumped_mounts import Mount
 from torpor.errors import ImageError, TorporError
 from torpor.images import Generation
@@ -34,7 +34,7 @@ def run(options: argparse.Namespace) -> int:
     before, after = _chosen(container, options.before, options.after)
     sides = [Side(one.images, inspection.read(container, one)) for one in (before, after)]
     try:
-        found = difference.between(*sides)
+        found = comparison.between(*sides)
     except (ImageError, OSError) as error:
         gone = next((one for one in (before, after) if inspection.is_gone(one)), after)
         raise inspection.unreadable(gone, error) from error

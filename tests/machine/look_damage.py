@@ -18,7 +18,7 @@ from pathlib import Path
 
 from torpor import difference, images, inspection
 from torpor.container import Container
-from torpor.difference import Side
+from torpor.comparison import Side
 from torpor.errors import TorporError
 from torpor.images import Generation
 

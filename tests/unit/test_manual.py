@@ -5,7 +5,7 @@ import dataclasses
 import re
 from pathlib import Path
 
-from torpor import difference, dumped_mounts, dumped_processes, inspection, open_files
+from torpor import comparison, dumped_mounts, dumped_processes, inspection, open_files
 from torpor.page_difference import Pages
 from torpor.transitions import Transition
 
@@ -17,9 +17,9 @@ RECORDS = (
     dumped_processes.SharedMemory,
     dumped_mounts.Mount,
     open_files.OpenFile,
-    difference.Difference,
-    difference.ProcessDifference,
-    difference.SharedDifference,
+    comparison.Difference,
+    comparison.ProcessDifference,
+    comparison.SharedDifference,
     Pages,
     Transition,
 )

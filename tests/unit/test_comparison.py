@@ -2,9 +2,9 @@
 
 import dataclasses
 
-from torpor import difference
+from torpor import comparison
 from torpor.commands import diff
-from torpor.difference import CAME, STAYED, WENT, ProcessDifference
+from torpor.comparison import CAME, STAYED, WENT, ProcessDifference
 from torpor.dumped_mounts import Mount
 from torpor.dumped_processes import Process
 from torpor.open_files import OpenFile
@@ -32,7 +32,7 @@ def process(*files: OpenFile) -> Process:
 
 
 def files(before: list[OpenFile], after: list[OpenFile]) -> tuple[list[int], list[int]]:
-    opened, closed = difference._files(process(*before), process(*after))
+    opened, closed = comparison._files(process(*before), process(*after))
     return [one.fd for one in opened], [one.fd for one in closed]
 
 
@@ -64,7 +64,7 @@ def mount(place: str, **values: object) -> Mount:
 def test_mounts_are_told_by_what_they_are() -> None:
     before = [mount("/run"), mount("/mnt"), mount("/mnt"), mount("/usr", read_only=True)]
     after = [mount("/run", namespace=14, content_bytes=5), mount("/mnt"), mount("/usr")]
-    mounted, unmounted = difference._mounts(before, after)
+    mounted, unmounted = comparison._mounts(before, after)
     assert mounted == [mount("/usr")]
     assert unmounted == [mount("/mnt"), mount("/usr", read_only=True)]
 
