@@ -1,4 +1,7 @@
-"""Programs of the host that do one thing, and say on standard error why they could not."""
+"""Programs of the host that do one thing, and say on standard error why they could not.
+
+run() is for what takes a known time at most, watch() for what takes as long as it goes on.
+"""
 
 import os
 
@@ -6,9 +9,13 @@ from torpor import process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torpor.enclosure import Enclosure
+    from torpor.patience import Stall
 
 _SHOWN_LENGTH = 400
+_TICK_S = 1.0
 
 
 def run(
@@ -43,6 +50,51 @@ def run(
         os.close(sink)
     status, said = process.collect(child, reader, timeout_s)
     return _reason(said, status) if status else ""
+
+
+def watch(
+    argv: list[str],
+    progress: "Callable[[], None]",
+    stall: "Stall",
+    *,
+    sign: "Callable[[], object]" = lambda: None,
+    stdin: int | None = None,
+    umask: int | None = None,
+    enclosure: "Enclosure | None" = None,
+) -> str:
+    """As run(), for as long as it reads or sign() changes.
+
+    progress is called every second, and may raise. All that it says counts as said on standard
+    error.
+    """
+    spawn = enclosure.spawn if enclosure else process.spawn
+    reader, writer = os.pipe()
+    try:
+        child = spawn(
+            argv,
+            stdin=stdin,
+            stdout=writer,
+            stderr=writer,
+            env={"LC_ALL": "C.UTF-8"},
+            umask=umask,
+        )
+    finally:
+        os.close(writer)
+    said = b""
+    is_open = True
+    try:
+        while is_open or child.wait(_TICK_S) is None:
+            if is_open and process.readable(reader, _TICK_S):
+                chunk = os.read(reader, 4096)
+                said, is_open = said or chunk, bool(chunk)
+                continue
+            if stall.stalled((process.read_bytes_below(child.pid), sign())):
+                return f"{argv[0]} does not go on"
+            progress()
+    finally:
+        child.kill_tree()
+        os.close(reader)
+    return _reason(said.decode("utf-8", "replace"), child.status) if child.status else ""
 
 
 def _reason(said: str, status: int) -> str:

@@ -2,7 +2,7 @@
 
 import os
 
-from torpor import preparation, process, umask
+from torpor import preparation, program, umask
 from torpor.container import Container
 from torpor.errors import CheckpointError
 from torpor.images import Generation
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
     from torpor.patience import Stall
 
-_TICK_S = 1.0
 _ATTRIBUTES = ["--sparse", "--acls", "--xattrs", "--xattrs-include=*", "--numeric-owner"]
 
 
@@ -37,7 +36,8 @@ def save(
     if not os.listdir(path):
         return
     argv = ["tar", "--create", *_ATTRIBUTES, "--one-file-system", f"--file={generation.shm}"]
-    if reason := _run([*argv, f"--directory={path}", "."], progress, stall):
+    argv += [f"--directory={path}", "."]
+    if reason := program.watch(argv, progress, stall, umask=umask.PRIVATE):
         raise CheckpointError(
             f"/dev/shm could not be saved to {generation.shm}: {reason}", "is the disk full?"
         )
@@ -58,32 +58,6 @@ def load(
         return
     path = preparation.shm_path(container)
     argv = ["tar", "--extract", *_ATTRIBUTES, "--same-owner", "--same-permissions"]
-    if reason := _run([*argv, f"--file={generation.shm}", f"--directory={path}"], progress, stall):
+    argv += [f"--file={generation.shm}", f"--directory={path}"]
+    if reason := program.watch(argv, progress, stall, umask=umask.PRIVATE):
         raise OSError(f"/dev/shm could not be restored: {reason}")
-
-
-def _run(argv: list[str], progress: "Callable[[], None]", stall: "Stall") -> str:
-    """Empty, or the first words of tar."""
-    reader, writer = os.pipe()
-    try:
-        child = process.spawn(argv, stdout=writer, stderr=writer, umask=umask.PRIVATE)
-    finally:
-        os.close(writer)
-    said = b""
-    is_open = True
-    try:
-        while is_open or child.wait(_TICK_S) is None:
-            if is_open and process.readable(reader, _TICK_S):
-                chunk = os.read(reader, 4096)
-                said, is_open = said or chunk, bool(chunk)
-                continue
-            if stall.stalled(process.read_bytes_below(child.pid)):
-                return "tar does not go on"
-            progress()
-    finally:
-        child.kill_tree()
-        os.close(reader)
-    if not child.status:
-        return ""
-    lines = said.decode("utf-8", "replace").strip().splitlines()
-    return lines[0] if lines else f"tar ended with status {child.status}"
