@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 FREEZE_TIMEOUT_S = 20.0
+PAUSES_S = (0.02, 0.05, 0.1, 0.2, 0.4)  # between attempts at what passes; see criu.will_pass
 _TICK_S = 1.0
 # Time for runc to leave after the commit: nothing depends on it any more.
 _LEAVE_S = 5.0

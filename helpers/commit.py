@@ -37,6 +37,40 @@ _NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ENOTCONN)
 _SYNC_TIMEOUT_S = 300.0
 
 
+def facts(
+    container: Container, generation: Generation, dumping: state.State, plan: Plan
+) -> dict[str, str]:
+    """What the manifest says of a dump besides its files."""
+    return {
+        "name": container.name,
+        "generation": str(generation.number),
+        "inputs": dumping.inputs,
+        "rootfs": dumping.rootfs,
+        "volumes": preparation.durable_identity(container, plan),
+        "taken": f"{time.time():.6f}",
+        "boot": dumping.boot,
+        "kernel": os.uname().release,
+        "criu": ".".join(map(str, criu.version())),
+        "reason": dumping.reason,
+    }
+
+
+def complete(
+    container: Container,
+    generation: Generation,
+    cgroup: Cgroup,
+    plan: Plan,
+    progress: "Callable[[], None]",
+    stall: Stall,
+) -> None:
+    """Add to CRIU's images what CRIU leaves to others, while it holds the container."""
+    cgroup_tree.save(cgroup, generation.cgroups)
+    shm.save(container, plan, generation, progress, stall)
+    if preparation.joins_ipc(plan):
+        criu.leave_out_ipc(generation.images)
+    criu_files.mend(generation.images, cgroup.pids())
+
+
 class Commit:
     """Makes a finished dump durable, then kills what was dumped: in this order, never the other.
 
@@ -79,18 +113,20 @@ class Commit:
             device: (path, process.spawn(["sync", "--file-system", path]))
             for device, path in self._file_systems().items()
         }
-        cgroup_tree.save(self._cgroup, self._generation.cgroups)
-        stall = Stall(self._patience)
-        shm.save(self._container, self._plan, self._generation, self._progress, stall)
-        if preparation.joins_ipc(self._plan):
-            criu.leave_out_ipc(self._generation.images)
-        criu_files.mend(self._generation.images, self._cgroup.pids())
+        complete(
+            self._container,
+            self._generation,
+            self._cgroup,
+            self._plan,
+            self._progress,
+            Stall(self._patience),
+        )
         manifest = images.seal(
             self._generation,
             self._facts,
-            self._following,
             self._progress,
             Stall(self._patience),
+            self._following,
         )
         self._await_syncs(syncing)
         fault.point("sealed")

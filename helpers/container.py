@@ -122,6 +122,23 @@ class Container:
     def generation_dir(self, generation: int) -> str:
         return f"{self.generations_dir}/{generation}"
 
+    @property
+    def snapshots_dir(self) -> str:
+        return f"{self.state_dir}/snapshots"
+
+    def snapshot_dir(self, number: int) -> str:
+        return f"{self.snapshots_dir}/{number}"
+
+    @property
+    def rollback_path(self) -> str:
+        """What a rollback replaces: from before it begins until its memory is awake."""
+        return f"{self.state_dir}/rollback"
+
+    @property
+    def rollbacks_path(self) -> str:
+        """When crashes were answered by which snapshot."""
+        return f"{self.state_dir}/rollbacks"
+
     def aside_dir(self, generation: int) -> str:
         """Where images go that must never be restored but may still be looked at."""
         return f"{self.state_dir}/aside/{generation}"

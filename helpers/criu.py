@@ -207,6 +207,20 @@ def dump_rolled_back(work: str) -> bool:
     return "Dumping FAILED" in _tail(f"{work}/dump.log", 4096)
 
 
+def dump_ended_in_order(work: str) -> bool:
+    """Whether a dump of which nothing else is known left its tasks as they were.
+
+    CRIU writes its log before it touches a task. That all went well is its last line, too.
+    """
+    done = "Dumping finished successfully" in _tail(f"{work}/dump.log", 4096)
+    return done or dump_rolled_back(work) or not log_size(work, "dump")
+
+
+def holds(pid: int) -> bool:
+    """Whether a process is held by a CRIU."""
+    return process.name(_tracer(pid)) == "criu"
+
+
 def restore_refused(work: str) -> bool:
     """Whether CRIU itself ended a restore as failed (criu/cr-restore.c); else it was cut off."""
     return "Restoring FAILED" in _tail(f"{work}/restore.log", 4096)

@@ -51,6 +51,9 @@ class CheckpointPolicy:
     restore_failure: str = "start-fresh"
     keep: int = 1
     keep_logs: bool = False
+    on_crash: str = "fresh"
+    snapshots_keep: int = 3
+    snapshots_max_bytes: int = 0  # 0 is no limit
     tcp_keep: bool = False
 
 
@@ -205,6 +208,9 @@ def _policy(values: Mapping[str, Any]) -> CheckpointPolicy:
         restore_failure=values.get("checkpoint.restore-failure", default.restore_failure),
         keep=values.get("checkpoint.keep", default.keep),
         keep_logs=values.get("checkpoint.keep-logs", default.keep_logs),
+        on_crash=values.get("checkpoint.on-crash", default.on_crash),
+        snapshots_keep=values.get("checkpoint.snapshots.keep", default.snapshots_keep),
+        snapshots_max_bytes=values.get("checkpoint.snapshots.max-size", 0),
         tcp_keep=values.get("checkpoint.tcp") == schema.TCP_KEEP,
     )
 

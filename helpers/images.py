@@ -5,7 +5,8 @@ A generation is a directory of its own, never used twice:
 the container ran), ``plan`` (what the host must have for it), ``shm.tar`` (the content of
 /dev/shm), ``cgroups`` (those that it made), ``network`` and ``netns`` (its lease, and what its
 network namespace held) and ``manifest``, written last and durably. ``stats-dump`` (what CRIU
-measured) is beside it for people: nothing relies on it.
+measured) is beside it for people: nothing relies on it. A snapshot is a generation that has its
+files beside it: see snapshots.
 """
 
 import errno
@@ -30,7 +31,7 @@ _SMALL_BYTES = 1 << 20
 _TICK_S = 1.0
 _AHEAD_BYTES = 64 << 20
 # What the start helper itself goes by, before the verdict on the rest.
-_READ_FIRST = ("config.json", "plan", "cgroups", "network", "netns")
+_READ_FIRST = ("config.json", "plan", "cgroups", "network", "netns", "places")
 _STATISTICS = "stats-dump"  # as CRIU calls it
 # What an unreadable image gives; other errors are the host's, and may pass.
 _DAMAGE = (errno.EIO, errno.ENOENT, errno.ELOOP)
@@ -82,6 +83,11 @@ class Generation:
     def netns(self) -> str:
         """What was configured in its network namespace, as ip(8) says it."""
         return f"{self.path}/netns"
+
+    @property
+    def places(self) -> str:
+        """Which files of the container are beside its memory, where it is a snapshot."""
+        return f"{self.path}/places"
 
     @property
     def manifest(self) -> str:
@@ -211,13 +217,13 @@ def read_manifest(container: Container, generation: Generation) -> Manifest:
 def seal(
     generation: Generation,
     facts: dict[str, str],
-    following: Following,
     progress: "Callable[[], None]",
     stall: Stall,
+    following: Following | None = None,
 ) -> Manifest:
     """Make a finished dump durable and write its manifest: from here on it may be believed.
 
-    CRIU never syncs an image. following has read some of it already. progress is called every
+    CRIU never syncs an image. following may have read some of it already. progress is called every
     second. Raises OSError when the disk refuses, HungError when it does not answer.
     """
     files: dict[str, tuple[str, int]] = {}
@@ -225,7 +231,8 @@ def seal(
     device = os.stat(generation.path).st_dev
 
     def hash_all() -> None:
-        begun = {f"checkpoint/{name}": each for name, each in following.end().items()}
+        followed = following.end() if following else {}
+        begun = {f"checkpoint/{name}": each for name, each in followed.items()}
         buffer = new_buffer()
         for path in sorted(walk(generation)):
             found = begun.get(path) or Hash(buffer)
@@ -238,12 +245,17 @@ def seal(
     except HungError as error:
         raise HungError(f"{generation.path}: its disk does not answer") from error
     manifest = Manifest(facts, files)
+    vouch(generation, manifest)
+    return manifest
+
+
+def vouch(generation: Generation, manifest: Manifest) -> None:
+    """Write the manifest of durable files: from here on they may be believed. Raises OSError."""
     record.write_durably(generation.manifest, manifest.serialize())
     # The names of the directories themselves: generations/N, and generations/ for the first.
     parent = generation.path.rpartition("/")[0]
     record.sync_directory(parent)
     record.sync_directory(parent.rpartition("/")[0])
-    return manifest
 
 
 class _Tally:
@@ -258,7 +270,7 @@ class _Tally:
 def walk(generation: Generation) -> list[str]:
     """What a manifest speaks of, by its path in the generation. Raises OSError."""
     g = generation
-    optional = (g.plan, g.shm, g.cgroups, g.network, g.netns)
+    optional = (g.plan, g.shm, g.cgroups, g.network, g.netns, g.places)
     beside = [path.rpartition("/")[2] for path in optional if os.path.lexists(path)]
     images = (f"checkpoint/{name}" for name in os.listdir(generation.images))
     return ["config.json", *beside, *images]
@@ -374,16 +386,26 @@ class Verification:
 
 def generations(container: Container) -> list[int]:
     """The numbers that have a directory, oldest first."""
+    return numbers(container.generations_dir)
+
+
+def numbers(directory: str) -> list[int]:
+    """The numbers among the names in a directory, the lowest first."""
     try:
-        names = os.listdir(container.generations_dir)
+        names = os.listdir(directory)
     except OSError:
         return []
     return sorted(int(name) for name in names if record.is_number(name))
 
 
+def next_number(container: Container, newest: int) -> int:
+    """A number that no generation or snapshot ever had: neither in a record nor on disk."""
+    return max([newest, *generations(container), *numbers(container.snapshots_dir)]) + 1
+
+
 def next_generation(container: Container, newest: int) -> Generation:
-    """A generation whose number was never used: neither in a record nor on disk."""
-    return Generation(container, max([newest, *generations(container)]) + 1)
+    """A generation whose number was never used."""
+    return Generation(container, next_number(container, newest))
 
 
 def shut_all(container: Container) -> list[str]:

@@ -1,4 +1,4 @@
-"""Why systemd is stopping a unit."""
+"""Why systemd is stopping a unit, and what it thinks of the unit's end."""
 
 import os
 import time
@@ -11,6 +11,7 @@ SHUTDOWN = "shutdown"
 NO_JOB = "end"  # nobody asked: a timeout or a failure ends the unit
 
 _SHUTDOWN_TARGET = "shutdown.target"
+_RESULT, _SUCCESS = "SERVICE_RESULT", "success"
 _TRIES = 5
 _PAUSE_S = 0.5
 _ANSWER_TIMEOUT_S = 5.0
@@ -24,6 +25,18 @@ def main_pid() -> int:
 def ask(name: str) -> "Question | None":
     """Ask why the unit of a container stops; None when nobody stops what has ended by itself."""
     return Question(name) if main_pid() else None
+
+
+def unit_result() -> str:
+    """How systemd saw the end, where it has called us for that (systemd.exec(5))."""
+    result = os.environ.get(_RESULT, "unknown")
+    status = os.environ.get("EXIT_STATUS", "")
+    return f"unit result {result}{f', status {status}' if status else ''}"
+
+
+def unit_failed() -> bool:
+    """Whether systemd calls that end a failure."""
+    return os.environ.get(_RESULT, _SUCCESS) != _SUCCESS
 
 
 class Question:

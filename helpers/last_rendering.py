@@ -61,6 +61,21 @@ class Inputs:
         return self.text("keep-logs") == "yes"
 
     @property
+    def goes_back(self) -> bool:
+        """Whether a start after a crash goes back to the newest snapshot."""
+        return self.text("on-crash") == "rollback"
+
+    @property
+    def snapshots_keep(self) -> int:
+        """How many snapshots stay on disk."""
+        return int(self.text("snapshots-keep") or 1)
+
+    @property
+    def snapshots_max_bytes(self) -> int:
+        """How much disk all snapshots may take, but for the newest; 0 is no limit."""
+        return int(self.text("snapshots-max-bytes") or 0)
+
+    @property
     def tcp_keep(self) -> bool:
         """Whether its TCP connections are saved with its memory, rather than closed."""
         return self.text("tcp") == "keep"
@@ -120,7 +135,13 @@ def load(container: Container) -> Inputs | None:
 
 def _require_numbers(inputs: Inputs) -> None:
     """Raises ValueError where one is missing, or is none."""
-    for text in (inputs.text("keep"), inputs.text("stop-signal"), *inputs.text("owner").split(":")):
+    optional = (inputs.text(f"snapshots-{what}") or "0" for what in ("keep", "max-bytes"))
+    for text in (
+        *optional,
+        inputs.text("keep"),
+        inputs.text("stop-signal"),
+        *inputs.text("owner").split(":"),
+    ):
         record.number(text)
     _ = inputs.owner
 

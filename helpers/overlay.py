@@ -112,13 +112,31 @@ def unmount(container: Container) -> list[str]:
     return stays
 
 
-def identity(container: Container, image: str, digest: str = "") -> str:
+def identity(container: Container, image: str, digest: str = "", storage: str = "") -> str:
     """Identifies the container's files across reboots: the image, and what was written over it.
 
-    Raises OSError; there is nothing to identify before the first mount().
+    storage is another place of what it wrote than storage_path(). Raises OSError; there is nothing
+    to identify before the first mount().
     """
-    upper = directory_identity(f"{storage_path(container)}/upper")
+    upper = directory_identity(f"{storage or storage_path(container)}/upper")
     return f"{digest or directory_identity(image)}+{upper}"
+
+
+def rebase(storage: str) -> None:
+    """Let storage be used with an image that has the same content in another place.
+
+    Linux knows the files of an image by their inodes. Without these marks it finds them by name.
+    That of the root goes last: as long as it is there Linux refuses the pair, so this is repeated.
+    """
+    if reason := atomic_directory.remove(f"{storage}/work"):
+        raise TorporError(f"{storage}/work cannot be removed: {reason}")
+    upper = f"{storage}/upper"
+    for directory, inner, names in os.walk(upper, topdown=False, onerror=_raise):
+        for name in (*inner, *names):  # a link to a directory counts as a directory here
+            _forget_origin(f"{directory}/{name}")
+    if reason := program.run(["sync", "--file-system", upper], timeout_s=mounts.TIMEOUT_S):
+        raise TorporError(f"{upper} cannot be synced: {reason}", _DISK_HINT)
+    _forget_origin(upper)
 
 
 def _lower_path(container: Container) -> str:
@@ -166,7 +184,7 @@ def _require_storage(container: Container, image: str, lower: str, digest: str) 
             f"put that image back; or forget what it wrote: rm -r {storage}; "
             f"or use both together, where that makes sense: rm {storage}/image",
         )
-    _rebase(storage)
+    rebase(storage)
     record.write_durably(f"{storage}/image", _serialized(now))
 
 
@@ -197,23 +215,6 @@ def _recorded(storage: str) -> tuple[str, str] | None:
     return found["image"], found["directory"]
 
 
-def _rebase(storage: str) -> None:
-    """Let storage be used with an image that has the same content in another place.
-
-    Linux knows the files of an image by their inodes. Without these marks it finds them by name.
-    That of the root goes last: as long as it is there Linux refuses the pair, so this is repeated.
-    """
-    if reason := atomic_directory.remove(f"{storage}/work"):
-        raise TorporError(f"{storage}/work cannot be removed: {reason}")
-    upper = f"{storage}/upper"
-    for directory, inner, names in os.walk(upper, topdown=False, onerror=_raise):
-        for name in (*inner, *names):  # a link to a directory counts as a directory here
-            _forget_origin(f"{directory}/{name}")
-    if reason := program.run(["sync", "--file-system", upper], timeout_s=mounts.TIMEOUT_S):
-        raise TorporError(f"{upper} cannot be synced: {reason}", _DISK_HINT)
-    _forget_origin(upper)
-
-
 def _raise(error: OSError) -> None:
     raise error
 
@@ -227,7 +228,7 @@ def _mount_layers(container: Container, image: str) -> None:
     record.make_directory(rootfs_path(container))
     reason = _mount_overlay(container)
     if "tale file handle" in reason:  # the same directory, on a file system that was copied
-        _rebase(storage_path(container))
+        rebase(storage_path(container))
         reason = _mount_overlay(container)
     if reason:
         _unmount_quietly(rootfs_path(container))
@@ -241,7 +242,7 @@ def _mount_layers(container: Container, image: str) -> None:
 def _mount_overlay(container: Container) -> str:
     """Empty, or why not. The layers of a run that ended just now may still be in use."""
     storage = storage_path(container)
-    record.make_directory(f"{storage}/work")  # _rebase() removes it
+    record.make_directory(f"{storage}/work")  # rebase() removes it
     layers = f"lowerdir={_lower_path(container)},upperdir={storage}/upper,workdir={storage}/work"
     argv = ["mount", "-t", "overlay", "-o", f"{layers},{_OPTIONS}", "overlay"]
     deadline = time.monotonic() + _BUSY_S

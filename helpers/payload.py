@@ -5,7 +5,7 @@ import os
 from torpor import images, mounts, networking, preparation, process, record, runc, signals, state
 from torpor.cgroup import Cgroup, payload_of
 from torpor.container import Container
-from torpor.errors import RecordError
+from torpor.errors import CheckpointError, RecordError
 from torpor.last_rendering import Inputs
 from torpor.preparation import Plan
 
@@ -24,6 +24,16 @@ def lay_bundle(container: Container, config: bytes, plan: Plan) -> None:
     record.make_directory(container.bundle)
     record.replace(container.plan_path, preparation.serialize(plan))
     record.replace(f"{container.bundle}/{_BUNDLE_CONFIG}", config)
+
+
+def save_bundle(container: Container, generation: images.Generation) -> None:
+    """Keep what the container runs with beside its images. Raises CheckpointError, OSError."""
+    config = record.read_bytes(f"{container.bundle}/{_BUNDLE_CONFIG}")
+    if config is None:
+        raise CheckpointError(f"{container.bundle}/{_BUNDLE_CONFIG} is gone")
+    record.write_durably(generation.config, config)
+    plan = preparation.read(container.plan_path)
+    record.write_durably(generation.plan, preparation.serialize(plan))
 
 
 def planned_cgroup(plan: Plan, unit_cgroup: str) -> Cgroup:
@@ -66,7 +76,8 @@ def clear(container: Container, cgroup: Cgroup) -> list[str]:
     cgroup.remove()
     record.sweep(container.state_dir)
     mounts.sweep_criu()
-    mounts.detach_below(container.generations_dir)  # CRIU mounts cgroups where it works
+    for place in (container.generations_dir, container.snapshots_dir):
+        mounts.detach_below(place)  # CRIU mounts cgroups where it works
     warnings = preparation.undo(container) if os.path.exists(container.run_dir) else []
     _remove_run_dir(container)
     return warnings + images.shut_all(container) + networking.leave(container)
@@ -130,14 +141,16 @@ def make_known(container: Container, pid: int, inputs: Inputs) -> list[str]:
     return [problem] if problem else []
 
 
-def record_end(container: Container, reason: str) -> list[str]:
+def record_end(container: Container, reason: str, *, failed: bool = False) -> list[str]:
     """Record that the container's processes are dead, and remove half a dump; warnings.
+
+    failed: systemd calls that a failure.
 
     A record that cannot be written costs nothing: by the one that stays, as by the one that
     would replace it, the next start is fresh.
     """
     current = state.read(container)
-    ended = state.after_end(current, reason)
+    ended = state.after_end(current, reason, failed=failed)
     if ended is None:
         return []
     if current.name == state.DUMPING:

@@ -41,6 +41,7 @@ SYSTEMD = "systemd-cgroup"  # runc asks systemd for that cgroup
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any
 
 _FORM = "plan"
@@ -143,8 +144,13 @@ def sources(config: "dict[str, Any]", plan: Plan) -> list[str]:
     return [path for path in (*mounted, *bound) if path[:1] == "/" and not path.startswith(ours)]
 
 
-def durable_identity(container: Container, plan: Plan) -> str:
-    """Identifies the volumes that a container has. Raises TorporError where one is missing."""
+def durable_identity(
+    container: Container, plan: Plan, instead: "Mapping[str, str] | None" = None
+) -> str:
+    """Identifies the volumes that a container has. Raises TorporError where one is missing.
+
+    instead has for a volume's path that of what is to be there.
+    """
     from torpor import volumes
 
     found = []
@@ -153,7 +159,7 @@ def durable_identity(container: Container, plan: Plan) -> str:
             continue
         path = volumes.named(said) if key == VOLUME else volumes.own(container, said)
         try:
-            found.append(identity(path))
+            found.append(identity((instead or {}).get(path, path)))
         except OSError as error:
             raise TorporError(
                 f"its volume {path}: {error.strerror}",

@@ -99,10 +99,22 @@ def check(container: Container) -> "tuple[Rendered, list[str]]":
 
     The cgroup is that of the last start, or where systemd puts the unit by its definition.
     """
+    made = _made_to_look(container)
+    return made.rendered, _warnings(made.inputs, made.rendered)
+
+
+def inputs_of_today(container: Container) -> Inputs:
+    """What a start would go by. Raises DefinitionError."""
+    known = last_rendering.load(container)
+    if known is not None and last_rendering.still_hold(container, known, known.text("unit")):
+        return known
+    return _made_to_look(container).inputs
+
+
+def _made_to_look(container: Container) -> "_Made":
     known = last_rendering.load(container) if os.geteuid() == 0 else None
     holds = known is not None and last_rendering.still_hold(container, known, known.text("unit"))
-    made = _rendering(container, known.text("unit") if known and holds else "", _look_into)
-    return made.rendered, _warnings(made.inputs, made.rendered)
+    return _rendering(container, known.text("unit") if known and holds else "", _look_into)
 
 
 def _warnings(inputs: Inputs, rendered: "Rendered") -> list[str]:
@@ -295,6 +307,9 @@ def _policy(definition: "Definition") -> list[tuple[str, str]]:
         ("restore-failure", policy.restore_failure),
         ("keep", str(policy.keep)),
         ("keep-logs", "yes" if policy.keep_logs else "no"),
+        ("on-crash", policy.on_crash),
+        ("snapshots-keep", str(policy.snapshots_keep)),
+        ("snapshots-max-bytes", str(policy.snapshots_max_bytes)),
         ("tcp", "keep" if policy.tcp_keep else "close"),
         ("register", "yes" if definition.register else "no"),
     ]

@@ -32,7 +32,9 @@ from torpor.yaml_tree import Mapping, Node, Scalar, Sequence, shown
 
 CHECKPOINT_OCCASIONS = ("stop", "shutdown", "restart")
 RESTORE_FAILURE_POLICIES = ("start-fresh", "fail")
+CRASH_POLICIES = ("fresh", "rollback")
 NOTIFIERS = ("runtime", "container")
+UNLIMITED = "unlimited"
 TCP_KEEP, TCP_CLOSE = "keep", "close"
 _HOSTNAME_MAX_BYTES = 64  # HOST_NAME_MAX of Linux, uname(2)
 _SIGNAL_MAX = 64  # signal(7)
@@ -142,6 +144,11 @@ def _occasions(node: Node) -> frozenset[str]:
     return frozenset({one(node)})
 
 
+def _size_or_unlimited(node: Node) -> int:
+    """Bytes; 0 is no limit."""
+    return 0 if values.text(node) == UNLIMITED else values.size_bytes(node)
+
+
 SCHEMA: MappingType[str, Callable[[Node], object]] = {
     "bundle": values.tree,
     "rootfs": values.tree,
@@ -182,6 +189,9 @@ SCHEMA: MappingType[str, Callable[[Node], object]] = {
     "checkpoint.restore-failure": functools.partial(values.choice, RESTORE_FAILURE_POLICIES),
     "checkpoint.keep": values.count,
     "checkpoint.keep-logs": values.boolean,
+    "checkpoint.on-crash": functools.partial(values.choice, CRASH_POLICIES),
+    "checkpoint.snapshots.keep": values.count,
+    "checkpoint.snapshots.max-size": _size_or_unlimited,
     "checkpoint.tcp": functools.partial(values.choice, (TCP_KEEP, TCP_CLOSE)),
 }
 _SECTIONS = frozenset(key.rpartition(".")[0] for key in SCHEMA) - {""}

@@ -14,15 +14,19 @@ from torpor.errors import RecordError
 NONE = "NONE"  # no memory to restore
 RUNNING = "RUNNING"  # it runs, or ran, later than any image
 EXITED = "EXITED"  # it ended by itself or by a real stop
+CRASHED = "CRASHED"  # it ended, and systemd calls that a failure
 DUMPING = "DUMPING"  # a dump began and did not end
 COMMITTED = "COMMITTED"  # images are durable; its tasks are frozen, not yet dead
 READY = "READY"  # images are durable and its tasks are dead
 RESTORING = "RESTORING"  # a restore began; the container's code has not run
 CONSUMED = "CONSUMED"  # the container's code may have run again
 DAMAGED = "DAMAGED"  # its images were set aside; its policy does not want a fresh start
+REPLACING = "REPLACING"  # images are durable; its files are not yet all those of their moment
 
-STATES = frozenset((NONE, RUNNING, EXITED, DUMPING, COMMITTED, READY, RESTORING, CONSUMED, DAMAGED))
-RESTORABLE = frozenset((COMMITTED, READY, RESTORING))
+RESTORABLE = frozenset((COMMITTED, READY, RESTORING, REPLACING))
+# It ran when its record was written, or ended in a failure.
+_CRASHED = frozenset((RUNNING, CONSUMED, DUMPING, CRASHED))
+STATES = frozenset((NONE, EXITED, DAMAGED)) | RESTORABLE | _CRASHED
 
 # A restore that was killed says nothing about its images; one that was killed
 # this often is taken for the cause.
@@ -99,6 +103,18 @@ class State:
             frozen_s=frozen_s,
         )
 
+    def after_snapshot(self, number: int) -> "State":
+        """It runs as before, but that images have this number now."""
+        return State(
+            RUNNING,
+            generation=number,
+            boot=self.boot,
+            since_s=self.since_s,
+            reason=self.reason,
+            inputs=self.inputs,
+            rootfs=self.rootfs,
+        )
+
 
 def parse(text: bytes, where: str) -> State:
     """A state from a record's bytes; RecordError for anything else."""
@@ -167,6 +183,7 @@ COLD = "cold"
 WAKE = "wake"
 GIVE_UP = "give-up"
 REFUSE = "refuse"
+REPLACE = "replace"
 
 
 def plan(state: State) -> str:
@@ -181,13 +198,20 @@ def plan(state: State) -> str:
         return WAKE if state.attempt < MAX_RESTORE_ATTEMPTS else GIVE_UP
     if state.name == DAMAGED:
         return REFUSE
+    if state.name == REPLACING:
+        return REPLACE
     return COLD
 
 
-def after_end(state: State, reason: str) -> State | None:
+def has_crashed(state: State) -> bool:
+    """Whether a container found in this state, without processes, did not end in order."""
+    return state.name in _CRASHED
+
+
+def after_end(state: State, reason: str, *, failed: bool = False) -> State | None:
     """The record of a container whose processes are dead now; None where it says so already."""
     if state.name in (RUNNING, CONSUMED):
-        return state.become(EXITED, reason)
+        return state.become(CRASHED if failed else EXITED, reason)
     if state.name == DUMPING:
-        return state.become(NONE, "its checkpoint was cut off")
+        return state.become(CRASHED if failed else NONE, "its checkpoint was cut off")
     return None

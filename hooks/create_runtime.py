@@ -57,6 +57,11 @@ def _set_up_loopback(pid: int) -> None:
 
 def _record_running(container: Container, how: str) -> None:
     before = state.read(container)
+    if before.name == state.REPLACING:
+        raise TorporError(
+            f"the files of {container.name} are being replaced by those of a snapshot",
+            f"start it as torpor's: systemctl start {container.unit}",
+        )
     was = _VOIDED.get(before.name, "")
     reason = f"{how}: generation {before.generation} {was} and is void" if was else how
     try:

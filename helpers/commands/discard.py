@@ -1,6 +1,7 @@
 """Forget the memory of a container that sleeps."""
 
 import argparse
+import os
 
 from torpor import fault, images, networking, state
 from torpor.container import Container
@@ -33,6 +34,8 @@ def forget(container: Container) -> bool:
         current = state.read(container)
     except RecordError:
         current = state.State(state.DAMAGED)
+    if current.name == state.REPLACING or os.path.exists(container.rollback_path):
+        current = _after_rollback(container, current)
     if current.name == state.RUNNING and Unit(container).active_state != "inactive":
         raise TorporError(
             f"{container.name} is running: its memory is in its processes",
@@ -50,6 +53,15 @@ def forget(container: Container) -> bool:
         images.remove(container.generation_dir(number))
     images.remove(f"{container.state_dir}/aside")
     return had_memory
+
+
+def _after_rollback(container: Container, current: state.State) -> state.State:
+    """Its files are those of one moment then, and nothing is kept of before."""
+    from torpor import rollback
+
+    settled = rollback.settle(container, current)
+    rollback.tidy(container)
+    return settled
 
 
 def _is_down(container: Container) -> bool:

@@ -7,7 +7,7 @@ is done again by the next start, should this be killed too.
 import os
 import sys
 
-from torpor import payload
+from torpor import jobs, payload
 from torpor.cgroup import own_unit
 from torpor.container import Container
 from torpor.errors import ForeignContainerError
@@ -30,11 +30,5 @@ def main() -> None:
 
 def _settle(container: Container) -> None:
     warn(container.name, payload.clear(container, payload.cgroup_of(container, own_unit())))
-    warn(container.name, payload.record_end(container, _result()))
-
-
-def _result() -> str:
-    """How systemd saw the end (systemd.exec(5), $SERVICE_RESULT)."""
-    result = os.environ.get("SERVICE_RESULT", "unknown")
-    status = os.environ.get("EXIT_STATUS", "")
-    return f"unit result {result}{f', status {status}' if status else ''}"
+    failed = jobs.unit_failed()
+    warn(container.name, payload.record_end(container, jobs.unit_result(), failed=failed))

@@ -61,19 +61,54 @@ def main() -> None:
 def _start(container: Container) -> None:
     unit_cgroup = own_unit()
     warn(container.name, payload.clear(container, payload.cgroup_of(container, unit_cgroup)))
-    busy = notify.Busy("rendering its configuration")
-    inputs, warnings = rendering.current(container, payload_of(unit_cgroup).name, busy)
-    warn(container.name, warnings)
-    current = _read_state(container)
+    current = _settled(container, _read_state(container))
+    inputs = _render(container, unit_cgroup)
+    if inputs.goes_back and state.has_crashed(current):
+        current = _go_back(container, inputs, current)
+        inputs = _render(container, unit_cgroup)  # its accounts may be others
     reason: str | None
     if state.plan(current) == state.COLD:
-        reason = current.reason if current.name == state.NONE else current.name.lower()
+        speaks = current.name in (state.NONE, state.CRASHED)
+        reason = current.reason if speaks else current.name.lower()
     else:
         from torpor.commands.wake import wake  # a container that never slept need not wait for it
 
         reason = wake(container, unit_cgroup, inputs, current)
     if reason is not None:
         _start_fresh(container, unit_cgroup, inputs, reason)
+    if os.path.isdir(container.snapshots_dir):
+        from torpor import snapshots
+
+        snapshots.sweep(container)
+
+
+def _render(container: Container, unit_cgroup: str) -> Inputs:
+    busy = notify.Busy("rendering its configuration")
+    inputs, warnings = rendering.current(container, payload_of(unit_cgroup).name, busy)
+    warn(container.name, warnings)
+    return inputs
+
+
+def _settled(container: Container, current: state.State) -> state.State:
+    """After a rollback that was cut off, which is completed or forgotten."""
+    if current.name != state.REPLACING and not os.path.exists(container.rollback_path):
+        return current
+    from torpor import rollback  # seldom needed
+
+    return rollback.settle(container, current)
+
+
+def _go_back(container: Container, inputs: Inputs, current: state.State) -> state.State:
+    """Answer a crash with the newest snapshot, where there is one; what the start goes by then."""
+    from torpor import crash
+
+    try:
+        return crash.answer(container, inputs, current)
+    except (TorporError, OSError) as error:
+        if not inputs.start_fresh:
+            raise
+        say(f"{container.name}: cannot go back to a snapshot: {error}: starting fresh", WARNING)
+        return state.read(container)
 
 
 def _read_state(container: Container) -> state.State:

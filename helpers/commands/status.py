@@ -7,7 +7,7 @@ import sys
 import time
 
 from torpor import container as places
-from torpor import images, state, table
+from torpor import images, snapshots, state, table
 from torpor import lease as leases
 from torpor.container import Container, valid_name
 from torpor.errors import ImageError, TorporError
@@ -21,12 +21,14 @@ _WORDS = {
     state.NONE: "never ran",
     state.RUNNING: "running",
     state.EXITED: "ended",
+    state.CRASHED: "crashed",
     state.DUMPING: "falling asleep",
     state.COMMITTED: "asleep",
     state.READY: "asleep",
     state.RESTORING: "waking",
     state.CONSUMED: "waking",
     state.DAMAGED: "damaged",
+    state.REPLACING: "rolling back",
 }
 
 
@@ -101,8 +103,22 @@ def _describe(container: Container) -> dict[str, object]:
         except ImageError as error:
             row["reason"] = str(error)
     row["addresses"] = _addresses(container)
+    row["snapshots"] = _snapshots(container)
     row["says"] = _words(known, unit)
     return row
+
+
+def _snapshots(container: Container) -> list[dict[str, object]]:
+    """What it can be rolled back to, oldest first."""
+    return [
+        {
+            "generation": one.number,
+            "taken": _iso(one.taken_s),
+            "size_bytes": one.manifest.size_bytes,
+            "files_bytes": one.files_bytes,
+        }
+        for one in snapshots.known(container)
+    ]
 
 
 def _addresses(container: Container) -> list[str]:
@@ -118,6 +134,8 @@ def _words(known: state.State, unit: str) -> str:
     """One word for people; a record that says it runs is only as good as its unit."""
     if known.name == state.RUNNING and unit not in ("active", "deactivating", "activating"):
         return "ended" if known.boot == state.boot_id() else "crashed"
+    if known.name == state.DUMPING and unit == "active":
+        return "running"  # a snapshot is being taken
     if known.name == state.NONE and known.since_s:
         return "no memory"
     return _WORDS[known.name]
@@ -139,10 +157,16 @@ def _print_one(row: dict[str, object]) -> None:
     ]
     if isinstance(size, int):
         lines += [("Image", mebibytes(size)), ("Taken", row["taken"])]
-        lines += [("Frozen", f"{row['frozen_s']:.2f} s")]
+    if row["frozen_s"]:
+        lines.append(("Frozen", f"{row['frozen_s']:.2f} s"))
     addresses = row["addresses"]
     if isinstance(addresses, list) and addresses:
         lines.append(("Addresses", ", ".join(addresses)))
+    for one in snapshots.known(Container(str(row["name"]))):
+        size_text = (
+            f"{mebibytes(one.manifest.size_bytes)} and {mebibytes(one.files_bytes)} of files"
+        )
+        lines.append(("Snapshot", f"{one.number}, {_iso(one.taken_s)}, {size_text}"))
     for label, value in lines:
         print(f"{label + ':':<12}{plain(value)}")
 

@@ -28,7 +28,7 @@ from torpor import (
 )
 from torpor.cgroup import own_unit
 from torpor.checkpoint import Dump
-from torpor.commit import Commit
+from torpor.commit import Commit, facts
 from torpor.container import Container
 from torpor.errors import CheckpointError, ContainerLostError, HungError, TorporError
 from torpor.following import Following
@@ -37,7 +37,6 @@ from torpor.last_rendering import Inputs
 from torpor.lock import Lock
 from torpor.patience import STOPPING, Patience, Stall, aside
 from torpor.placeholder import Placeholder
-from torpor.preparation import Plan
 from torpor.talk import NOTICE, WARNING, mebibytes, report, say, say_fault, warn
 from torpor.turns import Turn
 
@@ -46,7 +45,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _PUMP_TIMEOUT_S = 5.0
-_PAUSES_S = (0.02, 0.05, 0.1, 0.2, 0.4)  # between attempts
 # Left of the unit's own timeout for us to say why, kill and clean.
 _KILL_MARGIN_S = 2.0
 
@@ -81,7 +79,9 @@ class _Stop:
 
     def run(self) -> None:
         if self._question is None:
-            self._leave("it ended by itself")
+            failed = jobs.unit_failed()
+            why = f": {jobs.unit_result()}" if failed else ""
+            self._leave(f"it ended by itself{why}", failed=failed)
             return
         inputs = self._inputs()
         cause = self._cause(inputs)
@@ -125,7 +125,7 @@ class _Stop:
 
     def _sleep_at_last(self, inputs: Inputs, cause: str) -> tuple[Generation, Commit]:
         """As _sleep, again where it fails for something that passes while the container runs on."""
-        for pause_s in _PAUSES_S:
+        for pause_s in checkpoint.PAUSES_S:
             try:
                 return self._sleep(inputs, cause)
             except CheckpointError as error:
@@ -139,6 +139,10 @@ class _Stop:
         """Put it to sleep; any error means that it goes on, but for ContainerLostError."""
         container, cgroup = self._container, self._cgroup
         current = state.read(container)
+        if current.name == state.DUMPING:
+            from torpor import unfinished  # seldom needed
+
+            current = unfinished.settle(container, cgroup, current, inputs)
         if current.name not in (state.RUNNING, state.CONSUMED):
             raise CheckpointError(f"its state is {current.name}, not {state.RUNNING}")
         if inputs.obstacles:
@@ -195,7 +199,7 @@ class _Stop:
         following: Following | None = None
         try:
             generation.make()
-            self._save_config(generation)
+            payload.save_bundle(container, generation)
             plan = preparation.read(container.plan_path)
             networking.save(container, plan, generation, self._pid)
             frozen_at_s = time.monotonic()
@@ -214,7 +218,10 @@ class _Stop:
                 generation,
                 cgroup,
                 dumping,
-                {**_facts(container, generation, dumping, plan), "tcp-lock": tcp_lock},
+                {
+                    **facts(container, generation, dumping, plan),
+                    "tcp-lock": tcp_lock,
+                },
                 inputs.sync_paths,
                 plan,
                 reason,
@@ -256,14 +263,6 @@ class _Stop:
         """Before this process ends, and the stand-in with it: systemd must have heard of it."""
         if self._placeholder is not None:
             self._stands_in.wait()
-
-    def _save_config(self, generation: Generation) -> None:
-        config = record.read_bytes(f"{self._container.bundle}/config.json")
-        if config is None:
-            raise CheckpointError(f"{self._container.bundle}/config.json is gone")
-        record.write_durably(generation.config, config)
-        plan = preparation.read(self._container.plan_path)
-        record.write_durably(generation.plan, preparation.serialize(plan))
 
     def _go_on(
         self, dumping: state.State, generation: Generation, *, may_be_committed: bool
@@ -343,31 +342,14 @@ class _Stop:
     def _clear(self) -> None:
         warn(self._container.name, payload.clear(self._container, self._cgroup))
 
-    def _leave(self, reason: str) -> None:
+    def _leave(self, reason: str, *, failed: bool = False) -> None:
         """The container is dead: wait for its last lines and clean up."""
         pump.wait_for_end(self._container, self._unit_cgroup, _PUMP_TIMEOUT_S)
         self._clear()
-        warn(self._container.name, payload.record_end(self._container, reason))
+        ended = payload.record_end(self._container, reason, failed=failed)
+        warn(self._container.name, ended)
 
 
 def _abandon(following: Following | None) -> None:
     if following is not None:
         following.abandon()
-
-
-def _facts(
-    container: Container, generation: Generation, dumping: state.State, plan: Plan
-) -> dict[str, str]:
-    """What the manifest says of a dump besides its files."""
-    return {
-        "name": container.name,
-        "generation": str(generation.number),
-        "inputs": dumping.inputs,
-        "rootfs": dumping.rootfs,
-        "volumes": preparation.durable_identity(container, plan),
-        "taken": f"{time.time():.6f}",
-        "boot": dumping.boot,
-        "kernel": os.uname().release,
-        "criu": ".".join(map(str, criu.version())),
-        "reason": dumping.reason,
-    }

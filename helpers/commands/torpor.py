@@ -19,6 +19,8 @@ _VERBS = {
     "render": "print the OCI configuration that a definition asks for",
     "apply": "apply a definition's resources to its running container",
     "stop": "stop a container for real, once, without sleeping",
+    "snapshot": "keep a moment of a running container, memory and files",
+    "rollback": "put a stopped container back to a snapshot",
     "discard": "forget the memory of a sleeping container",
     "doctor": "check whether this host can put containers to sleep",
     "hooks": "add torpor's OCI hooks to a bundle, remove or list them",

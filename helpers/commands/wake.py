@@ -283,6 +283,10 @@ def _restore(
     except OSError as error:  # CONSUMED is as good a record, and it runs
         say(f"{container.name}: {error}", WARNING)
     images.forget_older(container, inputs.keep - 1)
+    if os.path.exists(container.rollback_path):
+        from torpor import rollback
+
+        rollback.tidy(container)
 
 
 def _refresh(cgroup: Cgroup, pid: int) -> None:

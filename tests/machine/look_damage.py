@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from torpor import difference, images, inspection
-from torpor.container import Container
 from torpor.comparison import Side
+from torpor.container import Container
 from torpor.errors import TorporError
 from torpor.images import Generation
 

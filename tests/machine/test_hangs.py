@@ -28,7 +28,7 @@ RAVES = f'exec yes "not an end" >$(ls -d {STATE}/generations/*/work | tail -n 1)
 RESEAL = """
 import sys
 sys.path.append("/usr/lib/python3/dist-packages")
-from torpor import following, images, patience
+from torpor import images, patience
 from torpor.container import Container
 container = Container(sys.argv[1])
 generation = images.Generation(container, int(sys.argv[2]))
@@ -37,8 +37,7 @@ pages = generation.images + "/pages-1.img"
 with open(pages, "r+b") as file:
     file.truncate(8192)
 stall = patience.Stall(patience.Patience(container, patience.STARTING))
-read = following.Following(generation.images)
-images.seal(generation, manifest.facts, read, lambda: None, stall)
+images.seal(generation, manifest.facts, lambda: None, stall)
 """
 
 

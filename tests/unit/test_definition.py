@@ -357,6 +357,7 @@ def test_where_the_file_lies_does_not_change_the_digest() -> None:
     "policy",
     [
         "checkpoint: {on: [], keep: 4, keep-logs: yes}",
+        "checkpoint: {on-crash: rollback, snapshots: {keep: 9, max-size: 10G}}",
         "checkpoint: {tcp: keep}",
         "stop-signal: 37",
         "slice: a.slice",
@@ -731,7 +732,7 @@ MAPS = {"idmap", "userns"}
 def uncommented(*without: str) -> str:
     """The sample with every `#key: value` switched on, but for these alternatives."""
     lines = (
-        line.removeprefix("#") if re.match("#(?:  )?[A-Za-z-]+:", line) else line
+        line.removeprefix("#") if re.match("#(?:  ){0,2}[A-Za-z-]+:", line) else line
         for line in SAMPLE.read_text().splitlines()
     )
     return "\n".join(line for line in lines if line.partition(":")[0] not in without)

@@ -40,7 +40,8 @@ def sealed(container: Container) -> Generation:
     Path(generation.images, "pages-1.img").write_bytes(LARGE)
     Path(generation.images, "pstree.img").write_bytes(b"small")
     following = Following(generation.images)
-    images.seal(generation, {"name": "web", "generation": "1"}, following, nothing, patient())
+    facts = {"name": "web", "generation": "1"}
+    images.seal(generation, facts, nothing, patient(), following)
     return generation
 
 

@@ -33,6 +33,8 @@ MANY = 8
         (state.CONSUMED, THIS, 1, state.COLD),
         (state.CONSUMED, OTHER, 1, state.COLD),
         (state.DAMAGED, OTHER, 0, state.REFUSE),
+        (state.CRASHED, THIS, 0, state.COLD),
+        (state.REPLACING, OTHER, 0, state.REPLACE),
     ],
 )
 def test_the_next_start_has_one_answer(name: str, boot: str, attempt: int, expected: str) -> None:
@@ -40,9 +42,51 @@ def test_the_next_start_has_one_answer(name: str, boot: str, attempt: int, expec
 
 
 def test_every_state_has_an_answer() -> None:
-    answers = {state.COLD, state.WAKE, state.GIVE_UP, state.REFUSE}
+    answers = {state.COLD, state.WAKE, state.GIVE_UP, state.REFUSE, state.REPLACE}
     for name in state.STATES:
         assert state.plan(State(name)) in answers
+
+
+@pytest.mark.parametrize(
+    ("name", "failed", "after"),
+    [
+        (state.RUNNING, False, state.EXITED),
+        (state.RUNNING, True, state.CRASHED),
+        (state.CONSUMED, True, state.CRASHED),
+        (state.DUMPING, False, state.NONE),
+        (state.DUMPING, True, state.CRASHED),
+    ],
+)
+def test_an_end_is_recorded_as_systemd_sees_it(name: str, failed: bool, after: str) -> None:
+    ended = state.after_end(State(name, generation=4), "gone", failed=failed)
+    assert ended is not None
+    assert (ended.name, ended.generation) == (after, 4)
+
+
+@pytest.mark.parametrize("name", sorted(state.RESTORABLE | {state.EXITED, state.DAMAGED}))
+def test_what_sleeps_or_has_ended_does_not_end_again(name: str) -> None:
+    assert state.after_end(State(name), "gone", failed=True) is None
+
+
+def test_only_what_ran_to_no_end_has_crashed() -> None:
+    crashed = {name for name in state.STATES if state.has_crashed(State(name))}
+    assert crashed == {state.RUNNING, state.CONSUMED, state.DUMPING, state.CRASHED}
+
+
+def test_after_a_snapshot_a_container_runs_as_before() -> None:
+    before = State(
+        state.CONSUMED,
+        generation=3,
+        boot=THIS,
+        since_s=9.0,
+        reason="why",
+        inputs="digest",
+        rootfs="1:2",
+    )
+    after = before.after_snapshot(4)
+    assert (after.name, after.generation) == (state.RUNNING, 4)
+    for name in ("boot", "since_s", "reason", "inputs", "rootfs"):
+        assert getattr(after, name) == getattr(before, name)
 
 
 @pytest.fixture
