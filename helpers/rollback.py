@@ -126,6 +126,12 @@ def require_possible(container: Container, known: Known, inputs: Inputs) -> list
             )
     places = capture.read(known.snapshot.places)
     for place in places:
+        if place.kind == capture.ROOTFS and place.path != os.path.realpath(inputs.rootfs):
+            raise TorporError(
+                f"snapshot {number} has the files of {place.path}, but its root file system is "
+                f"{os.path.realpath(inputs.rootfs)} now",
+                "put the link back first",
+            )
         capture.require_own(container, place)
     return places
 
@@ -301,6 +307,9 @@ def tidy(container: Container) -> None:
 
 
 def kept(container: Container) -> list[str]:
-    """Where the files of before the last rollback are."""
-    pending = _load(container)
+    """Where the files of before the last rollback are, as long as its memory has not woken."""
+    try:
+        pending = _load(container)
+    except (RecordError, OSError):
+        return []
     return [move.before for move in pending.moves if move.has_begun] if pending else []

@@ -82,6 +82,10 @@ def known(container: Container) -> list[Known]:
 def load(container: Container, number: int) -> Known:
     """One of them. Raises ImageError."""
     snapshot = Snapshot(container, number)
+    if not os.path.lexists(snapshot.manifest):
+        raise ImageError(
+            f"{container.name} has no snapshot {number}", f"see: torpor status {container.name}"
+        )
     return Known(snapshot, images.read_manifest(container, snapshot))
 
 

@@ -24,7 +24,7 @@ def settle(container: Container, cgroup: Cgroup, current: State, inputs: Inputs)
 
     Raises ContainerLostError after it was killed because CRIU did not.
     """
-    if current.name != state.DUMPING:
+    if current.name != state.DUMPING or not cgroup.pids():
         return current
     _await_criu(cgroup)
     snapshot = Snapshot(container, current.generation)

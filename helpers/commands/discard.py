@@ -13,16 +13,32 @@ from torpor.talk import warn
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="the container")
+    parser.add_argument(
+        "--generation",
+        metavar="N",
+        type=int,
+        help="forget snapshot N instead, and nothing else; it may be running",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
     container = Container(options.name)
     with Lock(container, wait=False):
-        if forget(container):
+        if options.generation is not None:
+            _forget_snapshot(container, options.generation)
+        elif forget(container):
             print(f"{container.name}: its memory is forgotten; the next start is fresh")
         else:
             print(f"{container.name}: there is no memory to forget")
     return 0
+
+
+def _forget_snapshot(container: Container, number: int) -> None:
+    from torpor import snapshots
+
+    if reason := snapshots.remove(snapshots.load(container, number).snapshot):
+        raise TorporError(reason)
+    print(f"{container.name}: snapshot {number} is forgotten")
 
 
 def forget(container: Container) -> bool:

@@ -16,7 +16,6 @@ from torpor import (
     checkpoint,
     commit,
     criu,
-    fault,
     images,
     last_rendering,
     patience,
@@ -32,7 +31,7 @@ from torpor import (
 )
 from torpor.cgroup import Cgroup
 from torpor.container import Container
-from torpor.errors import CheckpointError, ContainerLostError, StoppedError, TorporError
+from torpor.errors import BusyError, CheckpointError, ContainerLostError, StoppedError, TorporError
 from torpor.last_rendering import Inputs
 from torpor.lock import Lock
 from torpor.moment import Moment
@@ -45,6 +44,7 @@ from torpor.talk import mebibytes, report, warn
 _SIGNALS = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM)
 _LOOK_S = 0.9  # between two looks whether the container is to stop
 _ORPHANS_S = 60.0
+_IN_ORDER = ("runc", "criu")
 _ORPHANS_TICK_S = 0.02
 _RUNS = ("active", "reloading", "refreshing")
 
@@ -94,14 +94,15 @@ def _tell(pid: int, number: int) -> None:
 def _await_orphans() -> None:
     """runc and CRIU end by themselves: with the child, the answer that they wait for is gone."""
     deadline_s = time.monotonic() + _ORPHANS_S
-    while time.monotonic() < deadline_s:
+    while True:
+        for pid in process.children(os.getpid()):
+            if process.name(pid) not in _IN_ORDER or time.monotonic() > deadline_s:
+                process.kill_tree(pid)
         try:
             if os.waitpid(-1, os.WNOHANG)[0] == 0:
                 time.sleep(_ORPHANS_TICK_S)
         except ChildProcessError:
             return
-    for pid in process.children(os.getpid()):
-        process.kill_tree(pid)
 
 
 def _settle(container: Container) -> None:
@@ -184,7 +185,9 @@ class _Taking:
             return
         self._looked_s = now_s
         if self._asked() or self._unit.active_state not in _RUNS:
-            self._given_up = StoppedError("given up: the container, or this, is to stop")
+            self._given_up = StoppedError(
+                "given up: the container, or this, is to stop", exit_code=BusyError.exit_code
+            )
             raise self._given_up
 
     def _take_at_last(self, cgroup: Cgroup, current: state.State) -> _Taken:
@@ -206,7 +209,6 @@ class _Taking:
         places = capture.of(container, self._inputs, plan, read_only=_is_read_only(container))
         dumping = current.become(state.DUMPING, "snapshot", generation=snapshot.number)
         state.write(container, dumping)
-        fault.point("snapshot")
         moment = Moment(container, snapshot, cgroup, plan, places, self._patience, self._look)
         try:
             moment.keep()
@@ -240,13 +242,11 @@ class _Taking:
         """Make it durable while the container runs: nobody relies on it before its manifest."""
         snapshot = taken.snapshot
         try:
-            fault.point("captured")
             self._tidy(snapshot)
             self._sync(snapshot.files)
             files_bytes = capture.size_bytes(snapshot.files)
             facts = {**taken.facts, snapshots.FILES_BYTES: str(files_bytes)}
             manifest = images.seal(snapshot, facts, self._look, Stall(self._patience))
-            fault.point("snapshotted")
         except BaseException:
             self._drop(snapshot)
             raise

@@ -7,7 +7,7 @@ import sys
 import time
 
 from torpor import container as places
-from torpor import images, snapshots, state, table
+from torpor import images, rollback, snapshots, state, table
 from torpor import lease as leases
 from torpor.container import Container, valid_name
 from torpor.errors import ImageError, TorporError
@@ -167,6 +167,8 @@ def _print_one(row: dict[str, object]) -> None:
             f"{mebibytes(one.manifest.size_bytes)} and {mebibytes(one.files_bytes)} of files"
         )
         lines.append(("Snapshot", f"{one.number}, {_iso(one.taken_s)}, {size_text}"))
+    if kept := rollback.kept(Container(str(row["name"]))):
+        lines.append(("Before", f"the files of before the rollback: {', '.join(kept)}"))
     for label, value in lines:
         print(f"{label + ':':<12}{plain(value)}")
 

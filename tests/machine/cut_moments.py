@@ -24,6 +24,7 @@ from torpor import images, snapshots, state
 from torpor.container import Container
 
 _ACTIONS = ("kill", "fail")
+_TRIALS = Path("/run/trials")  # what a unit's helpers find in their environment
 _TURN = "state-REPLACING"
 _CALL_MAX_S = 60.0
 _WAIT_S = 20.0
@@ -109,18 +110,53 @@ class Bench:
             self.stop()
             self._call(verb, str(self.snapshot), TORPOR_FAULT_TRACE=str(trace))
             self.start()
+        elif verb == "crash":
+            self._crash()
+            self._start_with(TORPOR_FAULT_TRACE=str(trace))
         else:
             self._call(verb, TORPOR_FAULT_TRACE=str(trace))
         return [*dict.fromkeys(trace.read_text().splitlines())]
 
+    def _crash(self) -> None:
+        """End it by force; that is answered by its newest snapshot, as often as we want."""
+        for one in snapshots.known(self.container)[1:]:
+            snapshots.remove(one.snapshot)
+        Path(self.container.rollbacks_path).unlink(missing_ok=True)
+        systemctl("kill", "--signal=KILL", "--kill-whom=main", self.unit)
+        deadline_s = time.monotonic() + _WAIT_S
+        while systemctl("is-failed", self.unit).returncode and time.monotonic() < deadline_s:
+            time.sleep(_POLL_S)
+        if self.state().name != state.CRASHED:
+            raise BrokenPromise(f"{self.state().name}, not crashed")
+
+    def _start_with(self, **variables: str) -> None:
+        """What it counts first is where the next one begins, should the start be cut off."""
+        before = len(self.lines())
+        (_TRIALS / self.container.name).write_text(
+            "".join(f"{key}={word}\n" for key, word in variables.items())
+        )
+        systemctl("reset-failed", self.unit)
+        systemctl("start", self.unit)
+        (_TRIALS / self.container.name).unlink()
+        systemctl("reset-failed", self.unit)
+        systemctl("start", self.unit)
+        self._goes_on()
+        self._first_after_start = int(self.lines()[before])
+
     def try_out(self, case: Case) -> None:
         fault = f"{case.point}={case.action}"
         if case.verb == "snapshot":
-            before = int(self.lines()[-1])
+            before = len(self.lines())
             self._call("snapshot", TORPOR_FAULT=fault)
             self._require_next(before)
-            self.stop()
-            self.start()
+            if case.action == "kill":  # then half of it may be there for a sleep to meet
+                self.stop()
+                self.start()
+        elif case.verb == "crash":
+            self._crash()
+            self._start_with(TORPOR_FAULT=fault)
+            if self._first_after_start != self.moment:
+                raise BrokenPromise(f"it went on with {self._first_after_start}")
         else:
             self.stop()
             self._call("rollback", str(self.snapshot), TORPOR_FAULT=fault)
@@ -134,11 +170,11 @@ class Bench:
         self._require_tidy()
 
     def _require_next(self, before: int) -> None:
-        """It counted on all the time."""
-        last = self._goes_on()
-        counted = [int(line) for line in self.lines()]
-        if counted[-(last - before + 1) :][0] != before and counted[-1] < before:
-            raise BrokenPromise(f"after {before} came {counted[-5:]}")
+        """Since so many lines it has counted on."""
+        self._goes_on()
+        counted = [int(line) for line in self.lines()[before - 1 :]]
+        if counted != [*range(counted[0], counted[0] + len(counted))]:
+            raise BrokenPromise(f"it counted {counted}")
 
     def _require_tidy(self) -> None:
         """It runs, and so there is nothing of before any more, once its helper has ended."""
@@ -170,7 +206,11 @@ def cases(verb: str, points: list[str]) -> list[Case]:
         finds = ("old" if at < turn else "new" if at > turn else "") if verb == "rollback" else ""
         if at == turn:
             finds = ""
-        found += [Case(verb, point, action, finds) for action in _ACTIONS]
+        # A start that fails in going back is, by default, a fresh one.
+        actions = _ACTIONS[:1] if verb == "crash" else _ACTIONS
+        found += [Case(verb, point, action, finds) for action in actions]
+        if verb == "crash" and point == "after state-READY":
+            break  # what follows is a wake
     return found
 
 
@@ -188,11 +228,12 @@ def work(bench: Bench, left: "queue.SimpleQueue[Case]", report: Callable[[str], 
 
 
 def main() -> None:
+    _TRIALS.mkdir(exist_ok=True)
     benches = [Bench(name) for name in sys.argv[1:]]
     faults: list[str] = []
     left: queue.SimpleQueue[Case] = queue.SimpleQueue()
     passed: dict[str, list[str]] = {}
-    for verb in ("snapshot", "rollback"):
+    for verb in ("snapshot", "rollback", "crash"):
         passed[verb] = benches[0].points(verb)
         for case in cases(verb, passed[verb]):
             left.put(case)
