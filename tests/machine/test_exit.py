@@ -32,7 +32,7 @@ def assert_failed_with(container: Container, result: str, status: str) -> None:
     container.wait_for("failed")
     assert container.property("Result") == result
     assert container.property("ExecMainStatus") == status
-    assert container.state() == "EXITED"
+    assert container.state() == "CRASHED"
 
 
 @pytest.mark.parametrize("attempt", range(5))

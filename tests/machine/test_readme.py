@@ -11,6 +11,7 @@ from machine import Machine
 README = Path(__file__).parents[2] / "README.md"
 TOUR = "Your first container"
 IMAGES = "A slice, limits and an image"
+SNAPSHOTS = "Going back"
 NETWORK = "A network of its own"
 SYSTEMD = "systemd in the container"
 
@@ -55,7 +56,17 @@ def test_the_tour_of_images_runs_as_it_stands(machine: Machine) -> None:
         assert cache.state() == "RUNNING"
         assert machine.run("test", "-e", "/srv/hello/tmp/count", check=False).returncode
         assert machine.read("/var/lib/torpor/cache/storage/upper/tmp/count").strip().isdigit()
+        done = machine.run("bash", "-euxc", commands(SNAPSHOTS))
+        assert re.search(r"^Snapshot: +2, ", done.stdout, re.MULTILINE)
+        assert cache.property("StatusText").startswith("restored generation 4")
+        cache.sleep_and_wake()
+        machine.run("systemctl", "kill", "--signal=KILL", "--kill-whom=main", cache.unit)
+        cache.wait_for("failed")
+        cache.start()
+        assert "back to snapshot 2" in cache.journal()
+        assert cache.property("StatusText").startswith("restored generation 6")
     finally:
+        machine.run("systemctl", "disable", "--now", "torpor-snapshot@cache.timer")
         cache.remove()
         machine.run("rm", "-rf", "/srv/hello", "/var/lib/torpor/.volumes/cache-data")
 
