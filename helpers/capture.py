@@ -188,6 +188,15 @@ def _copy_tree(source: str, target: str, progress: "Callable[[], None]", stall: 
         raise CheckpointError(f"{source} cannot be copied to {target}: {reason}")
 
 
+def sync(directory: str, progress: "Callable[[], None]", stall: "Stall") -> None:
+    """Have what was copied there on its disk; as copy(). Raises CheckpointError."""
+    device = os.stat(directory).st_dev
+    argv = ["sync", "--file-system", directory]
+    reason = program.watch(argv, progress, stall, sign=lambda: patience.disk_sign(device))
+    if reason:
+        raise CheckpointError(f"{directory} could not be synced to its disk: {reason}")
+
+
 def size_bytes(directory: str) -> int:
     """What is below a directory takes on disk, as du(1) counts; 0 where that is not known."""
     from torpor import process

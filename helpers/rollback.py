@@ -180,16 +180,9 @@ def _prepare(
         capture.copy(place, f"{snapshot.files}/{index}", move.new, progress, Stall(limit))
         if place.kind == capture.STORAGE:
             overlay.rebase(move.new)
-        _sync(move.new, progress, Stall(limit))
+        capture.sync(move.new, progress, Stall(limit))
         record.sync_directory(move.new.rpartition("/")[0])
     _link(container, known, inputs, places, pending)
-
-
-def _sync(directory: str, progress: "Callable[[], None]", stall: Stall) -> None:
-    device = os.stat(directory).st_dev
-    argv = ["sync", "--file-system", directory]
-    if reason := program.watch(argv, progress, stall, sign=lambda: patience.disk_sign(device)):
-        raise TorporError(f"{directory} could not be synced to its disk: {reason}")
 
 
 def _link(

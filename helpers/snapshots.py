@@ -14,7 +14,7 @@ from torpor.images import Generation, Manifest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 FILES_BYTES = "files-bytes"  # a fact of the manifest: what the files took on disk when copied
 BURST, INTERVAL_S = 3, 3600.0
@@ -74,7 +74,7 @@ def known(container: Container) -> list[Known]:
     for number in images.numbers(container.snapshots_dir):
         try:
             found.append(load(container, number))
-        except (ImageError, ValueError):
+        except (ImageError, ValueError, OSError):
             continue
     return found
 
@@ -104,30 +104,33 @@ def surplus(sizes: "Sequence[tuple[int, int]]", keep: int, max_bytes: int) -> li
     return going
 
 
-def forget_surplus(container: Container, keep: int, max_bytes: int) -> list[int]:
-    """Remove what retention does not hold; returns the numbers."""
+def void_surplus(container: Container, keep: int, max_bytes: int) -> list[int]:
+    """Void what retention does not hold, for sweep() to remove; returns the numbers."""
     sizes = [(one.number, one.size_bytes) for one in known(container)]
     going = surplus(sizes, keep, max_bytes)
     for number in going:
-        remove(Snapshot(container, number))
+        record.remove_durably(Snapshot(container, number).manifest)
     return going
 
 
-def remove(snapshot: Snapshot) -> str:
-    """Remove one: first what makes it whole. Empty, or why some of it stays."""
+def remove(snapshot: Snapshot, rm: "Callable[[str], str]" = atomic_directory.remove) -> str:
+    """Remove one: first what makes it whole. Empty, or why some of it stays.
+
+    rm removes a tree whose content is not trusted, and says the same.
+    """
     if os.path.lexists(snapshot.manifest):
         record.remove_durably(snapshot.manifest)
     if not mounts.detach_below(snapshot.path):  # a killed CRIU's, see images.remove
         return f"something is mounted below {snapshot.path}"
-    return atomic_directory.remove(snapshot.path)
+    return rm(snapshot.path)
 
 
-def sweep(container: Container) -> None:
-    """Remove what snapshots and removals that were cut off have left; none may be under way."""
+def sweep(container: Container, rm: "Callable[[str], str]" = atomic_directory.remove) -> None:
+    """Remove what is void, and what was cut off has left; no snapshot may be under way."""
     for number in images.numbers(container.snapshots_dir):
         snapshot = Snapshot(container, number)
         if not os.path.lexists(snapshot.manifest):
-            remove(snapshot)
+            remove(snapshot, rm)
 
 
 def answers(container: Container) -> list[tuple[int, float]]:

@@ -18,7 +18,6 @@ from torpor import (
     criu,
     images,
     last_rendering,
-    patience,
     payload,
     preparation,
     process,
@@ -243,7 +242,7 @@ class _Taking:
         snapshot = taken.snapshot
         try:
             self._tidy(snapshot)
-            self._sync(snapshot.files)
+            capture.sync(snapshot.files, self._look, Stall(self._patience))
             files_bytes = capture.size_bytes(snapshot.files)
             facts = {**taken.facts, snapshots.FILES_BYTES: str(files_bytes)}
             manifest = images.seal(snapshot, facts, self._look, Stall(self._patience))
@@ -265,21 +264,19 @@ class _Taking:
         images.remove(snapshot.work)
         record.make_directory(snapshot.work)
 
-    def _sync(self, directory: str) -> None:
-        device = os.stat(directory).st_dev
-        argv = ["sync", "--file-system", directory]
-        stall = Stall(self._patience)
-        sign: Callable[[], object] = lambda: patience.disk_sign(device)  # noqa: E731
-        if reason := program.watch(argv, self._look, stall, sign=sign):
-            raise CheckpointError(f"{directory} could not be synced to its disk: {reason}")
-
     def _forget_surplus(self) -> None:
         inputs = self._inputs
-        going = snapshots.forget_surplus(
+        going = snapshots.void_surplus(
             self._container, inputs.snapshots_keep, inputs.snapshots_max_bytes
         )
+        snapshots.sweep(self._container, self._rm)
         if going:
             print(f"{self._container.name}: removed {', '.join(map(str, going))}, as configured")
+
+    def _rm(self, path: str) -> str:
+        """As atomic_directory.remove(), but that a stop does not wait for it."""
+        argv = ["rm", "-rf", "--one-file-system", "--", path]
+        return program.watch(argv, self._look, Stall(self._patience), sign=time.monotonic)
 
 
 def _is_read_only(container: Container) -> bool:

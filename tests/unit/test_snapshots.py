@@ -81,7 +81,8 @@ def test_the_oldest_go_and_those_without_a_manifest_are_none(container: Containe
     half.make()
     assert [one.number for one in snapshots.known(container)] == [2, 3, 5]
     assert [one.size_bytes for one in snapshots.known(container)] == [10, 10, 10]
-    assert snapshots.forget_surplus(container, 2, 0) == [2]
+    assert snapshots.void_surplus(container, 2, 0) == [2]
+    assert [one.number for one in snapshots.known(container)] == [3, 5]
     snapshots.sweep(container)
     assert images.numbers(container.snapshots_dir) == [3, 5]
 
