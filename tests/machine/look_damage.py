@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from torpor import difference, images, inspection
+from torpor import comparison, images, inspection
 from torpor.comparison import Side
 from torpor.container import Container
 from torpor.errors import TorporError
@@ -67,7 +67,7 @@ def look(path: Path, sound: Side) -> bool:
         manifest = images.parse_manifest(Path(generation.manifest).read_bytes(), "manifest")
         found = inspection.of(generation, manifest)
         json.dumps(dataclasses.asdict(found))
-        difference.between(sound, Side(generation.images, found))
+        comparison.between(sound, Side(generation.images, found))
     except (TorporError, OSError) as error:
         message = str(error)
         assert message and "\n" not in message and len(message) < _MESSAGE_MAX, message
