@@ -80,3 +80,7 @@ class StoppedError(TorporError):
 
 class ImageError(TorporError):
     """A generation's images are damaged, incomplete or another container's."""
+
+
+class ArchiveError(TorporError):
+    """An archive of a container is cut, damaged, not trusted, or not for here."""

@@ -9,6 +9,8 @@ from torpor.umask import PUBLIC, Umask
 
 _SYS_OPENAT2 = 437  # on every architecture that Debian ships: syscalls of 2019 and later agree
 _RESOLVE_NO_MAGICLINKS = 0x02  # linux/openat2.h
+_RESOLVE_NO_SYMLINKS = 0x04
+_RESOLVE_BENEATH = 0x08
 _RESOLVE_IN_ROOT = 0x10
 _RACE_RETRIES = 32
 
@@ -51,7 +53,7 @@ def open_handle(root: str, path: str) -> int:
     try:
         for _ in range(_RACE_RETRIES):
             try:
-                return _openat2(root_fd, path)
+                return _openat2(root_fd, path, os.O_PATH | os.O_CLOEXEC, _RESOLVE_IN_ROOT)
             except BlockingIOError:
                 continue  # EAGAIN: something was renamed while a `..` was resolved
         raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN), path)
@@ -99,8 +101,17 @@ def make_file(root: str, path: str, content: bytes) -> None:
         os.close(fd)
 
 
-def _openat2(root_fd: int, path: str) -> int:
-    how = _OpenHow(os.O_PATH | os.O_CLOEXEC, 0, _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS)
+def open_beneath(root_fd: int, path: str) -> int:
+    """An O_PATH descriptor of the directory at path below root_fd; no link may be on the way.
+
+    Raises OSError: ENOENT, ENOTDIR, ELOOP, EXDEV (a `..` that leads out).
+    """
+    flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+    return _openat2(root_fd, path or ".", flags, _RESOLVE_BENEATH | _RESOLVE_NO_SYMLINKS)
+
+
+def _openat2(root_fd: int, path: str, flags: int, resolve: int) -> int:
+    how = _OpenHow(flags, 0, resolve | _RESOLVE_NO_MAGICLINKS)
     name = os.fsencode(path)
     if b"\0" in name:
         raise OSError(errno.EINVAL, "the path holds a NUL", path)
