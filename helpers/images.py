@@ -306,6 +306,28 @@ def _read_ahead(fd: int, found: Hash, read: _Tally) -> None:
         read.bytes += count
 
 
+class FileReader:
+    """A file of a generation, read once from its beginning while its checksum is taken."""
+
+    def __init__(self, path: str) -> None:
+        """Raises OSError."""
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        self._state = xxhash.xxh3_128()
+
+    def read(self, size: int) -> bytes:
+        piece = os.read(self._fd, size)
+        self._state.update(piece)
+        return piece
+
+    @property
+    def digest(self) -> str:
+        """Of what was read so far, as a manifest has it."""
+        return str(self._state.hexdigest())
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
 class Verification:
     """Checks a generation against its manifest: what is cheap at once, the rest in a thread.
 
