@@ -54,7 +54,7 @@ def give(name: str, wish: Wish, table: Table) -> Lease:
     lease.publish = wish.publish
     _require_free_ports(lease, others)
     if wish.kind == BRIDGE:
-        lease.device = f"tor{os.urandom(4).hex()}"
+        lease.device = new_device()
         lease.mtu = wish.mtu
         neighbours = [(owner, one) for owner, one in others if _shares(one, lease)]
         _give_ipv4(name, lease, wish, neighbours, others)
@@ -64,6 +64,31 @@ def give(name: str, wish: Wish, table: Table) -> Lease:
     else:
         lease.address, lease.mac = wish.address, wish.mac
     return lease
+
+
+def new_device() -> str:
+    """A name for the host's end of a veth pair."""
+    return f"tor{os.urandom(4).hex()}"
+
+
+def require_sound(lease: Lease, where: str) -> None:
+    """That a lease of another host holds addresses and names, whatever else. Raises TorporError."""
+    try:
+        for text in filter(None, (lease.address, lease.address6)):
+            ipaddress.ip_interface(text)
+        for text in (lease.bridge_address, lease.bridge_address6):
+            ipaddress.ip_interface(text or "::")
+        for text in filter(None, (lease.gateway, lease.gateway6)):
+            ipaddress.ip_address(text)
+        for port in lease.publish:
+            ipaddress.ip_address(port.address or "::")
+    except ValueError as error:
+        raise TorporError(f"{where}: {error}") from error
+    names = (lease.interface, lease.network, lease.mac.replace(":", ""))
+    if not all(
+        one.replace("-", "").replace("_", "").replace(".", "").isalnum() or not one for one in names
+    ):
+        raise TorporError(f"{where}: it names what is no network, interface or address")
 
 
 def give_again(name: str, lease: Lease, table: Table) -> None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 NAME_MAX_BYTES = 255 - len(".-01234567.new")  # NAME_MAX of linux/limits.h
 _TIMEOUT_S = 600.0
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 1 << 1  # linux/fcntl.h, linux/fs.h
 _HINT = "is the disk full, read-only or damaged?"
 
 
@@ -31,13 +32,24 @@ def make(path: str, fill: "Callable[[str], None]") -> bool:
         raise TorporError(f"{path} cannot be made: {error.strerror}", _HINT) from error
 
 
-def _make_alone(path: str, fill: "Callable[[str], None]") -> bool:
+def replace(path: str, fill: "Callable[[str], None]") -> None:
+    """As make(), but in the place of what is at path: at no time is there neither.
+
+    Raises what fill raises, and TorporError; then what was at path is there as before.
+    """
+    try:
+        _make_alone(path, fill, replaces=True)
+    except OSError as error:
+        raise TorporError(f"{path} cannot be made: {error.strerror}", _HINT) from error
+
+
+def _make_alone(path: str, fill: "Callable[[str], None]", *, replaces: bool = False) -> bool:
     parent, _, name = path.rpartition("/")
     record.make_directory(parent)
     lock = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if os.path.isdir(path):
+        if os.path.isdir(path) and not replaces:
             return False
         _sweep(parent)
         # Never the same name twice: a program that outlived its helper may still be filling one.
@@ -55,10 +67,25 @@ def _make(new: str, path: str, fill: "Callable[[str], None]") -> None:
         fault.point("filled")
         if reason := program.run(["sync", "--file-system", new], timeout_s=_TIMEOUT_S):
             raise TorporError(f"{path} cannot be made: {reason}", _HINT)
-        os.rename(new, path)
+        if os.path.isdir(path):
+            _exchange(new, path)
+            record.sync_directory(os.path.dirname(path))
+            remove(new)
+        else:
+            os.rename(new, path)
     except BaseException:
         remove(new)
         raise
+
+
+def _exchange(one: str, other: str) -> None:
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    paths = (_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE)
+    if libc.renameat2(*paths) < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), other)
 
 
 def _sweep(parent: str) -> None:

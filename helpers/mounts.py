@@ -1,6 +1,8 @@
 """Mounts on the host: what is mounted where, and what a killed restore leaves behind."""
 
+import errno
 import os
+import time
 
 from torpor import lock, mountinfo, process, program
 from torpor.errors import TorporError
@@ -10,6 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 TIMEOUT_S = 30.0
+_THREADS_S = 5.0
+_TICK_S = 0.01
 
 # CRIU assembles a container's mounts on a tmpfs there (create_mnt_roots in criu/mount.c).
 _CRIU_DIRECTORY = "/tmp"
@@ -20,6 +24,41 @@ def mount(words: list[str]) -> None:
     """Run mount(8) with these words, the last of which is the place. Raises TorporError."""
     if reason := program.run(["mount", *words], timeout_s=TIMEOUT_S):
         raise TorporError(f"cannot mount {words[-1]}: {reason}", "see: dmesg | tail")
+
+
+class Private:
+    """Within a with statement, what this process mounts is seen by nobody else, and then gone.
+
+    No other thread may be running. The working directory is then the root.
+    """
+
+    def __enter__(self) -> "Private":
+        self._before = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+        os.unshare(os.CLONE_NEWNS)
+        try:
+            mount(["--make-rprivate", "/"])
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self._return()
+        finally:
+            os.close(self._before)
+
+    def _return(self) -> None:
+        """Linux refuses it while a thread is there, which may be a moment longer than Python's."""
+        deadline_s = time.monotonic() + _THREADS_S
+        while True:
+            try:
+                os.setns(self._before, os.CLONE_NEWNS)
+                return
+            except OSError as error:
+                if error.errno != errno.EINVAL or time.monotonic() > deadline_s:
+                    raise
+            time.sleep(_TICK_S)
 
 
 def table(process_id: str = "self") -> "Iterator[list[str]]":

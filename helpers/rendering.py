@@ -117,6 +117,12 @@ def _made_to_look(container: Container) -> "_Made":
     return _rendering(container, known.text("unit") if known and holds else "", _look_into)
 
 
+def anticipate(container: Container) -> "tuple[Rendered, Inputs]":
+    """As check(), of a container whose root file system is there: what a start would go by."""
+    made = _rendering(container, "", _look_into)
+    return made.rendered, made.inputs
+
+
 def _warnings(inputs: Inputs, rendered: "Rendered") -> list[str]:
     cannot_sleep = [f"it cannot sleep: {problem}" for problem, _ in inputs.obstacles]
     return [*rendered.warnings, *(cannot_sleep if inputs.checkpoint_on else [])]
@@ -246,7 +252,7 @@ def _rendering(
         ("torpor", torpor.__version__),
         ("unit", payload),
         ("host", last_rendering.host()),
-        ("digest", _digest(definition.digest(), base)),
+        ("digest", digest(definition, base)),
         ("rootfs", where.lower),
         *([("image", where.image.digest if where.image else "")] if definition.image else []),
         *_policy(definition),
@@ -315,13 +321,14 @@ def _policy(definition: "Definition") -> list[tuple[str, str]]:
     ]
 
 
-def _digest(definition_digest: str, base: "Config | None") -> str:
+def digest(definition: "Definition", base: "Config | None") -> str:
     """Identifies what the container is made from; torpor's own hooks in a bundle do not count."""
+    own = definition.digest()
     if base is None:
-        return definition_digest
+        return own
     import hashlib
 
     from torpor import bundle, oci_config
 
     content = oci_config.dumps(bundle.without_own_hooks(base))
-    return hashlib.sha256(definition_digest.encode() + content).hexdigest()[:32]
+    return hashlib.sha256(own.encode() + content).hexdigest()[:32]

@@ -22,6 +22,8 @@ _VERBS = {
     "snapshot": "keep a moment of a running container, memory and files",
     "rollback": "put a stopped container back to a snapshot",
     "discard": "forget the memory of a sleeping container",
+    "export": "write a sleeping container to one file, for another host",
+    "import": "make a container of such a file",
     "doctor": "check whether this host can put containers to sleep",
     "hooks": "add torpor's OCI hooks to a bundle, remove or list them",
 }
@@ -67,4 +69,5 @@ def _parse(words: list[str]) -> argparse.Namespace:
     return parser.parse_args(words)
 
 
-_MODULES = {"stop": "stop_fresh"}  # torpor.commands.stop is what the unit calls
+# torpor.commands.stop is what the unit calls; import is a word of Python's.
+_MODULES = {"stop": "stop_fresh", "import": "import_"}

@@ -60,6 +60,8 @@ PACKAGES = (
     "podman",
     # other people's networks
     "containernetworking-plugins",
+    # archives of containers
+    *("zstd", "openssh-client"),
     # a machine can hold a machine
     "systemd-container",
 )

@@ -1,0 +1,490 @@
+"""A container that comes as an archive: received in a staging directory, then fitted to this host.
+
+The configuration is rendered here, as for a start. What CRIU's images are made for must be the same
+in it; all else, paths above all, is this host's. What a wake compares (the definition, the root
+file system) is recorded as it is here: a later change counts as it does for who fell asleep here.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torpor import (
+    addressing,
+    archive,
+    difference,
+    facts,
+    images,
+    last_rendering,
+    lease,
+    mounts,
+    netns_status,
+    oci_config,
+    oci_layout,
+    overlay,
+    preparation,
+    record,
+    rendering,
+    signature,
+    state,
+    strict_json,
+)
+from torpor import definition as definitions
+from torpor.archive import Member, Reader
+from torpor.cgroup_tree import Saved
+from torpor.container import RUN_ROOT, STATE_ROOT, Container
+from torpor.definition import Definition
+from torpor.errors import ArchiveError, TorporError
+from torpor.images import Generation, Manifest
+from torpor.lease import Lease, Table
+from torpor.oci_config import Config
+from torpor.patience import STARTING, Patience, Stall
+from torpor.preparation import Plan
+from torpor.tarball import Entry, Tarball
+
+_MARGIN_BYTES = 64 << 20
+_GENERATION = 1
+_NOT_HERE = "make it here first, or let it come in another way: see torpor(1)"
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What whoever imports says: where the root file system is, and whether anybody is believed."""
+
+    image: str | None = None
+    rootfs: str | None = None
+    trusts: bool = False
+
+
+class Arriving(Container):
+    """A container whose definition is still beside its state."""
+
+    __slots__ = ()
+
+    @property
+    def definition_path(self) -> str:
+        return f"{self.state_dir}/definition.yaml"
+
+
+class Arrival:
+    """One archive on its way to become a container."""
+
+    def __init__(self, container: Container, reader: Reader, wishes: Wishes) -> None:
+        """Raises ArchiveError for one that is not for here, as far as it says so first."""
+        self.container = Arriving(container.name)
+        self._reader = reader
+        self._wishes = wishes
+        self._documents: dict[str, bytes] = {}
+        self._definition: Definition | None = None
+        self.warnings: list[str] = []
+        self.signer = ""
+        self.size_bytes = 0
+        self.text = b""  # of the definition as it is to be here
+        header = reader.header
+        if not reader.is_ours:
+            raise ArchiveError(f"{reader.where} is no archive of torpor", _NOT_HERE)
+        if header.get("machine") != os.uname().machine:
+            raise self._error(
+                f"is of a {header.get('machine', '')[:40]!a}, not {os.uname().machine}"
+            )
+        if not wishes.trusts:
+            self._require_promise(header)
+
+    def _require_promise(self, header: archive.Facts) -> None:
+        if header.get("signed") != "yes":
+            raise self._error("is not signed", "if you know where it comes from: --trust")
+        if not os.path.exists(signature.TRUSTED):
+            raise self._error(
+                f"is signed, but no signer is trusted: there is no {signature.TRUSTED}",
+                "see torpor(1) for what it holds; or take it with --trust",
+            )
+
+    def _error(self, problem: str, hint: str = "") -> ArchiveError:
+        return ArchiveError(f"{self._reader.where} {problem}", hint)
+
+    def fill(self, new: str) -> None:
+        """Have all of it in new, an empty directory that becomes the container's own."""
+        self._receive(new)
+        self._authenticate()
+        self._fit(new)
+
+    def _receive(self, new: str) -> None:
+        generation = _generation(new)
+        generation.make()
+        for member in self._reader.members():
+            if member.path in archive.DOCUMENTS:
+                self._documents[member.path] = member.read_all()
+            elif member.path == archive.ROOTFS:
+                self._receive_rootfs(new, member)
+            elif member.path == archive.SHM:
+                self._receive_file(member, generation.shm)
+            elif member.path.startswith(f"{archive.IMAGES}/"):
+                self._receive_file(member, f"{generation.path}/{member.path}")
+
+    def _receive_file(self, member: Member, path: str) -> None:
+        _require_room(member.entry, os.path.dirname(path))
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            while piece := member.read(1 << 20):
+                view = memoryview(piece)
+                while view:
+                    view = view[os.write(fd, view) :]
+        finally:
+            os.close(fd)
+
+    def _authenticate(self) -> None:
+        if self._wishes.trusts:
+            return
+        if not self._reader.signature:
+            raise self._error("is not signed, though it said so")
+        self.signer = signature.verify(
+            self._reader.manifest, self._reader.signature, self._reader.where
+        )
+
+    # What it is
+
+    def _document(self, path: str) -> bytes:
+        if path not in self._documents:
+            raise self._error(f"lacks {path}")
+        return self._documents[path]
+
+    def _sealed(self) -> Manifest:
+        """The manifest of its generation where it fell asleep."""
+        place = f"{self._reader.where}: {archive.GENERATION}"
+        return images.parse_manifest(self._document(archive.GENERATION), place)
+
+    @property
+    def definition(self) -> Definition:
+        """As it is to be here. Raises TorporError."""
+        if self._definition is None:
+            self._definition = self._define()
+        return self._definition
+
+    def _define(self) -> Definition:
+        name, text = self._reader.header.get("name", ""), self._document(archive.DEFINITION)
+        place = f"{self._reader.where}: {archive.DEFINITION}"
+        said = definitions.parse(name, place, text)
+        if said.bundle:
+            raise self._error("is of a bundle, which does not travel yet")
+        if rendering.digest(said, None) != self._sealed().facts.get("inputs"):
+            raise self._error("is not what it seems: its images are of another definition")
+        moved = replace(said, name=self.container.name, **self._moves(said))
+        self.text = _rewritten(text, said, moved)
+        found = definitions.parse(self.container.name, place, self.text)
+        if found.digest() != moved.digest():
+            raise self._error("has a definition whose paths cannot be changed", _NOT_HERE)
+        return found
+
+    def _moves(self, said: Definition) -> dict[str, Any]:
+        """The keys of the definition that are others here."""
+        wishes = self._wishes
+        if said.image:
+            if wishes.rootfs:
+                raise TorporError(
+                    "it writes over an image: --rootfs is for a container without one",
+                    "say where the image is: --image",
+                )
+            return {"image": _image(wishes.image)} if wishes.image else {}
+        if wishes.image:
+            raise TorporError(
+                "it has a rootfs of its own: --image is for a container with one",
+                "leave it out, or say with --rootfs which directory is the rootfs",
+            )
+        return {"rootfs": wishes.rootfs or f"{self.container.state_dir}/rootfs"}
+
+    # Its root file system
+
+    def _receive_rootfs(self, new: str, member: Member) -> None:
+        _require_room(member.entry, new)
+        if self._wishes.rootfs:
+            return
+        deleted = _paths(self._documents.get(archive.DELETED), self._reader.where)
+        if self.definition.image:
+            where = self._layer()
+            with self._at_home(new):
+                preparation.prepare_root(self.container, [*where.plan])
+                self._apply(overlay.rootfs_path(self.container), member, deleted)
+            return
+        os.mkdir(f"{new}/rootfs", 0o755)
+        self._apply(f"{new}/rootfs", member, deleted)
+
+    def _layer(self) -> facts.Storage:
+        where = facts.storage(self.definition, None, facts.id_map(self.definition))
+        there = self._reader.header.get("image", "")
+        here = where.image.digest if where.image else ""
+        if there and here and there != here:
+            raise self._error(
+                f"began with the image {there}; {self.definition.image} is {here}",
+                "copy that image here with skopeo, and name it with --image",
+            )
+        if not (there and here):
+            self.warnings.append(
+                f"nobody can tell whether {self.definition.image} is the image that it began with"
+            )
+        return where
+
+    def _apply(self, root: str, member: Member, deleted: list[str]) -> None:
+        place = f"{self._reader.where}: {archive.ROOTFS}"
+        tree = Tarball(member.read, place, difference.ENTRIES_MAX)
+        self.warnings += difference.apply(
+            root, tree, deleted, lambda entry: _require_room(entry, root)
+        )
+
+    # Its place here
+
+    @contextmanager
+    def _at_home(self, new: str) -> Iterator[None]:
+        """Where new is already the state directory, seen by this process alone."""
+        with mounts.Private():
+            mounts.mount(["-t", "tmpfs", "tmpfs", RUN_ROOT])
+            record.make_directory(self.container.run_dir)
+            others = f"{RUN_ROOT}/.others"
+            record.make_directory(others)
+            mounts.mount(["--bind", STATE_ROOT, others])
+            mounts.mount(["-t", "tmpfs", "-o", "mode=700", "tmpfs", STATE_ROOT])
+            found = {name: f"{others}/{name}" for name in os.listdir(others)}
+            found[self.container.name] = f"{others}/{os.path.basename(new)}"
+            for name, source in found.items():
+                if os.path.isdir(source):
+                    os.mkdir(f"{STATE_ROOT}/{name}", 0o700)
+                    mounts.mount(["--bind", source, f"{STATE_ROOT}/{name}"])
+            yield
+
+    def _fit(self, new: str) -> None:
+        definition = self.definition
+        self._require_reachable(new)
+        where = self._layer() if definition.image else None
+        given = self._lease()
+        with self._at_home(new):
+            if where is not None:
+                preparation.prepare_root(self.container, [*where.plan])
+            self._settle(given)
+
+    def _require_reachable(self, new: str) -> None:
+        """That a user namespace's root gets to a rootfs that is in the state directory."""
+        ids = facts.id_map(self.definition)
+        tree = f"{new}/rootfs"
+        if ids is None or not os.path.isdir(tree) or os.stat(tree).st_uid == 0:
+            return
+        raise self._error(
+            "has a rootfs that belongs to the root of its user namespace, who cannot reach it "
+            f"below {STATE_ROOT}",
+            f"unpack its {archive.ROOTFS} where that user can, and name that with --rootfs",
+        )
+
+    def _lease(self) -> Lease | None:
+        """Its place in a network, as it is to be given again at its first start here."""
+        text = self._documents.get(archive.LEASE)
+        if text is None:
+            return None
+        place = f"{self._reader.where}: {archive.LEASE}"
+        found = lease.parse(text, place)
+        addressing.require_sound(found, place)
+        with Table() as table:
+            addressing.give_again(self.container.name, found, table)  # that nobody has it
+        found.boot = ""
+        if found.device:
+            found.device = addressing.new_device()
+        if archive.NETNS in self._documents:
+            netns_status.parse(self._documents[archive.NETNS])
+        return found
+
+    def _settle(self, given: Lease | None) -> None:
+        """Write all that a wake goes by, as it is here."""
+        container, sealed = self.container, self._sealed()
+        generation = Generation(container, _GENERATION)
+        record.replace(container.definition_path, self.text)
+        if archive.CREATED in self._documents:
+            created = self._documents[archive.CREATED].strip()[:64] + b"\n"
+            record.replace(container.created_path, created)
+        rendered, inputs = rendering.anticipate(container)
+        saved = _config(self._document(archive.SPEC), self._reader.where)
+        _require_fit(saved, rendered.config, self._reader.where)
+        config = {**rendered.config, "linux": dict(rendered.config["linux"])}
+        self._keep_cgroup(saved, config, [*rendered.plan])
+        record.replace(generation.config, oci_config.dumps(config))
+        record.replace(generation.plan, preparation.serialize([*rendered.plan]))
+        self._write_records(generation, given)
+        rootfs = last_rendering.rootfs_identity(container, inputs)
+        kept = ("taken", "kernel", "criu", "reason")
+        said = {
+            "name": container.name,
+            "generation": str(_GENERATION),
+            "inputs": inputs.digest,
+            "rootfs": rootfs,
+            "volumes": preparation.durable_identity(container, [*rendered.plan]),
+            **{key: sealed.facts.get(key, "") for key in kept},
+            "boot": "",  # no connection outlives it, and no network stands here
+            "tcp-lock": "",
+        }
+        stall = Stall(Patience(container, STARTING))
+        self.size_bytes = images.seal(generation, said, lambda: None, stall).size_bytes
+        os.unlink(container.definition_path)
+        asleep = state.State().become(
+            state.READY,
+            f"imported from an archive of {self._reader.header.get('name', '')[:64]}",
+            generation=_GENERATION,
+            inputs=inputs.digest,
+            rootfs=rootfs,
+        )
+        state.write(container, asleep)
+
+    def _keep_cgroup(self, saved: Config, config: Config, plan: Plan) -> None:
+        """By the cgroup that it was in a wake sees that its unit is another, and tells CRIU."""
+        path = (saved.get("linux") or {}).get("cgroupsPath")
+        if any(preparation.first(plan, key) for key in _ELSEWHERE):
+            if path != config["linux"].get("cgroupsPath"):
+                raise self._error(
+                    f"was in the cgroup {path!a}, as its definition wants it",
+                    f"import it under its own name, {self._reader.header.get('name')}",
+                )
+        elif isinstance(path, str):
+            config["linux"]["cgroupsPath"] = path
+
+    def _write_records(self, generation: Generation, given: Lease | None) -> None:
+        if given is not None:
+            record.replace(generation.network, given.serialize())
+            record.replace(lease.path(self.container), given.serialize())
+        for path, place in (
+            (archive.CGROUPS, generation.cgroups),
+            (archive.NETNS, generation.netns),
+        ):
+            if path in self._documents:
+                record.replace(place, self._documents[path])
+        Saved(generation.cgroups)  # looked at before anybody goes by it
+
+
+_ELSEWHERE = (preparation.CGROUP, preparation.CGROUP_IN_UNIT)
+
+
+def _generation(new: str) -> Generation:
+    found = Arriving("new")
+    found.state_dir = new
+    return Generation(found, _GENERATION)
+
+
+def _require_room(entry: Entry, directory: str) -> None:
+    disk = os.statvfs(directory)
+    free = disk.f_bavail * disk.f_frsize
+    if entry.size_bytes + _MARGIN_BYTES > free:
+        raise entry.error(
+            f"has {entry.size_bytes} bytes; {directory} has {free} left, of which "
+            f"{_MARGIN_BYTES} are to stay free",
+            "make room there",
+        )
+
+
+def _image(words: str) -> oci_layout.Image:
+    from torpor.values import WrongError
+    from torpor.yaml_tree import Scalar
+
+    try:
+        return oci_layout.parse_image(Scalar(0, words, absent=False))
+    except WrongError as error:
+        raise TorporError(f"--image: {error.problem}", error.hint) from error
+
+
+def _paths(content: bytes | None, where: str) -> list[str]:
+    if content is None:
+        return []
+    try:
+        said = strict_json.parse(content)
+    except ValueError as error:
+        raise ArchiveError(f"{where}: {archive.DELETED} is not JSON: {error}") from error
+    if not isinstance(said, list) or not all(isinstance(one, str) for one in said):
+        raise ArchiveError(f"{where}: {archive.DELETED} is not a list of paths")
+    return said
+
+
+def _config(content: bytes, where: str) -> Config:
+    try:
+        said = strict_json.parse(content)
+    except ValueError as error:
+        raise ArchiveError(f"{where}: {archive.SPEC} is not JSON: {error}") from error
+    if not isinstance(said, dict):
+        raise ArchiveError(f"{where}: {archive.SPEC} is not an OCI configuration")
+    return said
+
+
+def _rewritten(text: bytes, said: Definition, wanted: Definition) -> bytes:
+    """The definition's text with what is another in wanted; as it was where nothing is."""
+    moved = {
+        key: str(getattr(wanted, key))
+        for key in ("rootfs", "image")
+        if getattr(wanted, key) != getattr(said, key)
+    }
+    if not moved:
+        return text
+    lines = text.decode("utf-8-sig").splitlines(keepends=True)
+    for key, value in moved.items():
+        number = said.lines[key] - 1
+        if not lines[number].startswith(f"{key}:"):
+            return _dumped(text, moved)
+        lines[number] = f"{key}: {json.dumps(value)}\n"
+    return "".join(lines).encode()
+
+
+def _dumped(text: bytes, moved: dict[str, str]) -> bytes:
+    import yaml
+
+    said = yaml.load(text, Loader=yaml.BaseLoader)  # makes nothing but text
+    return yaml.safe_dump({**said, **moved}, sort_keys=False, allow_unicode=True).encode()
+
+
+def _require_fit(saved: Config, here: Config, where: str) -> None:
+    """That here is, for CRIU's images, the configuration that they were made with.
+
+    CRIU finds mounts by their destinations, and makes namespaces and ids as they were.
+    """
+    for what, look in _FITTING.items():
+        try:
+            then = look(saved)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise ArchiveError(f"{where}: {archive.SPEC}: its {what} are not readable") from error
+        now = look(here)
+        if then != now:
+            only = sorted(set(map(str, then)) ^ set(map(str, now)))
+            raise ArchiveError(
+                f"{where}: its {what} are not what they would be here: "
+                f"{', '.join(only)[:300] or 'their order'}",
+                "its images fit only the configuration that they were made with; is the same "
+                "version of torpor here, and what its definition names?",
+            )
+
+
+def _mounts(config: Config) -> list[tuple[str, str]]:
+    return [
+        (str(one["destination"]), "bind" if "bind" in str(one.get("options")) else str(one["type"]))
+        for one in config.get("mounts") or []
+    ]
+
+
+def _namespaces(config: Config) -> list[tuple[str, bool]]:
+    found = (config.get("linux") or {}).get("namespaces") or []
+    return sorted((str(one["type"]), bool(one.get("path"))) for one in found)
+
+
+def _ids(config: Config) -> list[tuple[str, int, int, int]]:
+    linux = config.get("linux") or {}
+    return [
+        (key, int(one["containerID"]), int(one["hostID"]), int(one["size"]))
+        for key in ("uidMappings", "gidMappings")
+        for one in linux.get(key) or []
+    ]
+
+
+def _covered(config: Config) -> list[str]:
+    linux = config.get("linux") or {}
+    return sorted({*(linux.get("maskedPaths") or []), *(linux.get("readonlyPaths") or [])})
+
+
+_FITTING: dict[str, Callable[[Config], list[Any]]] = {
+    "mounts": _mounts,
+    "namespaces": _namespaces,
+    "mapped ids": _ids,
+    "covered paths": _covered,
+    "root": lambda config: [bool((config.get("root") or {}).get("readonly"))],
+}

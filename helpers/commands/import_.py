@@ -1,0 +1,92 @@
+"""Make a container of an archive that torpor export wrote: it sleeps here as it did there."""
+
+import argparse
+import os
+
+from torpor import atomic_directory, networking, record
+from torpor.archive import Reader
+from torpor.arrival import Arrival, Wishes
+from torpor.container import Container
+from torpor.errors import ArchiveError, TorporError
+from torpor.lock import Lock
+from torpor.progress import Progress
+from torpor.systemd import Unit
+from torpor.talk import NOTICE, mebibytes, say, warn
+
+_FROM_STDIN = "-"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE", help="the archive; '-' for stdin")
+    parser.add_argument("name", metavar="NAME", nargs="?", help="default: its name there")
+    root = parser.add_mutually_exclusive_group()
+    root.add_argument("--image", metavar="IMAGE", help="where the image is that it writes over")
+    root.add_argument("--rootfs", metavar="DIR", help="a root file system that is here already")
+    parser.add_argument(
+        "--trust", action="store_true", help="whoever made it: ask for no signature"
+    )
+    parser.add_argument("--replace", action="store_true", help="in place of one of that name")
+
+
+def run(options: argparse.Namespace) -> int:
+    rootfs = os.path.abspath(options.rootfs) if options.rootfs else None
+    wishes = Wishes(options.image, rootfs, options.trust)
+    fd, where = _source(options.file)
+    try:
+        with Reader(fd, where) as reader:
+            container = _named(options.name, reader)
+            with Lock(container, wait=False):
+                _require_free(container, replaces=options.replace)
+                _settle(Arrival(container, reader, wishes), container, reader)
+    finally:
+        os.close(fd)
+    return 0
+
+
+def _named(name: str | None, reader: Reader) -> Container:
+    said = name or reader.header.get("name", "")
+    if not said:
+        raise ArchiveError(f"{reader.where} does not say what it is of", "name it: NAME after FILE")
+    return Container(said)
+
+
+def _source(path: str) -> tuple[int, str]:
+    if path == _FROM_STDIN:
+        if os.isatty(0):
+            raise TorporError("an archive does not come from a terminal", "say: <FILE")
+        return os.dup(0), "the archive"
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY), path
+    except OSError as error:
+        raise ArchiveError(f"{path}: {error.strerror}") from error
+
+
+def _require_free(container: Container, *, replaces: bool) -> None:
+    places = (container.definition_path, container.state_dir)
+    there = next(filter(os.path.lexists, places), None)
+    if there is None:
+        return
+    if not replaces:
+        raise TorporError(
+            f"there is a container {container.name} already: {there}",
+            "import it under another name: NAME after FILE; or in its place: --replace",
+        )
+    if Unit(container).active_state not in ("inactive", "failed"):
+        raise TorporError(
+            f"{container.name} is running", f"stop it first: torpor stop --fresh {container.name}"
+        )
+
+
+def _settle(arrival: Arrival, container: Container, reader: Reader) -> None:
+    with Progress(container.name, int(record.number(reader.header.get("size") or "0"))) as progress:
+        reader.progress = progress.advance
+        atomic_directory.replace(container.state_dir, arrival.fill)
+    record.make_directory(os.path.dirname(container.definition_path), 0o755)
+    record.write_durably(container.definition_path, arrival.text)
+    warn(container.name, [*arrival.warnings, *networking.leave(container)])
+    by = f", signed by {arrival.signer}" if arrival.signer else ""
+    say(
+        f"{container.name}: imported{by}: it sleeps, {mebibytes(arrival.size_bytes)}; "
+        f"wake it with: systemctl start {container.unit}",
+        NOTICE,
+    )

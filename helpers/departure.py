@@ -1,0 +1,237 @@
+"""A sleeping container that goes to another host: what of it travels, and in which form."""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torpor
+from torpor import (
+    archive,
+    bundle,
+    difference,
+    images,
+    last_rendering,
+    lease,
+    mounts,
+    oci_config,
+    overlay,
+    preparation,
+    record,
+    rendering,
+    state,
+)
+from torpor import definition as definitions
+from torpor.archive import Writer
+from torpor.container import RUN_ROOT, Container
+from torpor.definition import Definition
+from torpor.difference import Difference
+from torpor.errors import ImageError, TorporError
+from torpor.images import Generation
+from torpor.last_rendering import Inputs
+
+TREE, LAYER = "tree", "layer"  # of its root file system all travels, or what it has beyond an image
+_STALE = "its memory is of no use: the next start would forget it"
+# A generation's files, and what they are called in an archive.
+_RECORDS = (
+    ("plan", archive.PLAN),
+    ("cgroups", archive.CGROUPS),
+    ("network", archive.LEASE),
+    ("netns", archive.NETNS),
+)
+_RUNTIME = "runc"
+
+
+class Sleeper:
+    """A container that sleeps, and would wake if it were started now."""
+
+    def __init__(self, container: Container) -> None:
+        """Raises TorporError where it does not sleep, or cannot travel."""
+        self.container = container
+        current = state.read(container)
+        if current.name != state.READY:
+            raise TorporError(
+                f"{container.name} does not sleep: its state is {current.name}",
+                f"put it to sleep first: systemctl stop {container.unit}",
+            )
+        self.generation = Generation(container, current.generation)
+        self.manifest = images.read_manifest(container, self.generation)
+        self.inputs = _inputs(container)
+        self.text = definitions.read(container.definition_path)
+        self.definition = definitions.load(container.name, container.definition_path)
+        self.base = bundle.load(self.definition.bundle) if self.definition.bundle else None
+        self._require_fresh()
+        self.plan = preparation.read(self.generation.plan)
+        self._require_no_volumes()
+
+    def _require_fresh(self) -> None:
+        container, facts = self.container, self.manifest.facts
+        if facts.get("inputs") != rendering.digest(self.definition, self.base):
+            raise TorporError(f"the definition of {container.name} changed since it sleeps", _STALE)
+        if facts.get("rootfs") != last_rendering.rootfs_identity(container, self.inputs):
+            raise TorporError(f"the rootfs of {container.name} changed since it sleeps", _STALE)
+
+    def _require_no_volumes(self) -> None:
+        for key, said in self.plan:
+            if key in (preparation.VOLUME, preparation.FILL):
+                raise TorporError(
+                    f"{self.container.name} has a volume, {said}, which does not travel yet"
+                )
+
+    @property
+    def kind(self) -> str:
+        return LAYER if self.definition.image else TREE
+
+    def read(self, name: str) -> bytes | None:
+        """A small file of its generation."""
+        return record.read_bytes(f"{self.generation.path}/{name}")
+
+
+def _inputs(container: Container) -> Inputs:
+    inputs = last_rendering.load(container)
+    if inputs is None:
+        raise TorporError(
+            f"{container.inputs_path} is missing", "start the container and stop it again"
+        )
+    return inputs
+
+
+@contextmanager
+def rootfs_difference(sleeper: Sleeper) -> Iterator[Difference]:
+    """What its root file system has, which is mounted for that where nobody else sees it."""
+    container = sleeper.container
+    if sleeper.kind == TREE:
+        found = difference.of_tree(sleeper.inputs.rootfs)
+        try:
+            yield found
+        finally:
+            found.close()
+        return
+    digest, ids, image = preparation.first(sleeper.plan, preparation.OVERLAY).split("\t")
+    with mounts.Private():
+        mounts.mount(["-t", "tmpfs", "tmpfs", RUN_ROOT])
+        record.make_directory(container.run_dir)
+        overlay.mount(container, image, digest, ids)
+        upper = f"{overlay.storage_path(container)}/upper"
+        found = difference.of_layer(overlay.rootfs_path(container), upper, image)
+        try:
+            yield found
+        finally:
+            found.close()
+
+
+def header(sleeper: Sleeper, base: str, size_bytes: int, *, is_signed: bool) -> archive.Facts:
+    """What a receiver is told first."""
+    facts = sleeper.manifest.facts
+    return {
+        "name": sleeper.container.name,
+        "torpor": torpor.__version__,
+        "machine": os.uname().machine,
+        "root": sleeper.kind,
+        "image": sleeper.inputs.image or "",
+        "base": base,
+        **{key: facts.get(key, "") for key in ("generation", "inputs", "taken", "kernel", "criu")},
+        "size": str(size_bytes),
+        "signed": "yes" if is_signed else "no",
+    }
+
+
+def write(sleeper: Sleeper, changes: Difference, rootfs_bytes: int, base: str, to: Writer) -> None:
+    """Add all entries but the manifest. Raises ImageError where an image is damaged."""
+    for path, content in _documents(sleeper, changes, base):
+        to.add(path, content)
+    stream = changes.open()
+    try:
+        to.add_stream(archive.ROOTFS, rootfs_bytes, stream.read)
+        if stream.read(1):
+            raise TorporError(f"{changes.root} changed while it was read")
+    finally:
+        stream.close()
+    if "shm.tar" in sleeper.manifest.files:
+        _add_file(sleeper, "shm.tar", archive.SHM, to)
+    to.add_directory(archive.IMAGES)
+    for path in sorted(sleeper.manifest.files):
+        if path.startswith("checkpoint/"):
+            _add_file(sleeper, path, path, to)
+
+
+def _documents(sleeper: Sleeper, changes: Difference, base: str) -> Iterator[tuple[str, bytes]]:
+    yield archive.CONFIG, _json(_config_dump(sleeper, base))
+    yield archive.SPEC, _require(sleeper.read("config.json"), sleeper.generation.config)
+    yield archive.NETWORK, _json(_network_status(sleeper))
+    yield archive.DEFINITION, sleeper.text
+    if sleeper.base is not None:
+        yield archive.BUNDLE, oci_config.dumps(sleeper.base)
+    yield archive.GENERATION, _require(sleeper.read("manifest"), sleeper.generation.manifest)
+    for name, path in _RECORDS:
+        if (content := sleeper.read(name)) is not None:
+            yield path, content
+    if (created := record.read_bytes(sleeper.container.created_path)) is not None:
+        yield archive.CREATED, created
+    if changes.deleted:
+        yield archive.DELETED, _json(changes.deleted)
+
+
+def _require(content: bytes | None, path: str) -> bytes:
+    if content is None:
+        raise ImageError(f"{path} is missing")
+    return content
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value, indent=1).encode("utf-8", "surrogateescape") + b"\n"
+
+
+def _config_dump(sleeper: Sleeper, base: str) -> dict[str, object]:
+    """ContainerConfig of checkpointctl, which is a part of podman's."""
+    facts = sleeper.manifest.facts
+    identity = f"{sleeper.container.name} {facts.get('taken')}"
+    taken = time.gmtime(float(facts.get("taken") or 0))
+    created = record.read_bytes(sleeper.container.created_path)
+    return {
+        "id": hashlib.sha256(identity.encode()).hexdigest(),
+        "name": sleeper.container.name,
+        "rootfsImageName": base,
+        "runtime": _RUNTIME,
+        "createdTime": (created or b"1970-01-01T00:00:00Z").decode("ascii", "replace").strip(),
+        "checkpointedTime": time.strftime("%Y-%m-%dT%H:%M:%SZ", taken),
+    }
+
+
+def _network_status(sleeper: Sleeper) -> dict[str, object]:
+    """As podman's: the interfaces of each network (StatusBlock of containers/common)."""
+    text = sleeper.read("network")
+    if text is None:
+        return {}
+    found = lease.parse(text, sleeper.generation.network)
+    pairs = ((found.address, found.gateway), (found.address6, found.gateway6))
+    subnets = [{"ipnet": address, "gateway": gateway} for address, gateway in pairs if address]
+    interface = {"subnets": subnets, "mac_address": found.mac}
+    return {found.network: {"interfaces": {found.interface: interface}}}
+
+
+def _add_file(sleeper: Sleeper, path: str, name: str, to: Writer) -> None:
+    """Add a large file of the generation, while its own checksum is looked at."""
+    digest, size = sleeper.manifest.files[path]
+    full = f"{sleeper.generation.path}/{path}"
+    reader = images.FileReader(full)
+    try:
+        to.add_stream(name, size, reader.read)
+        if reader.read(1) or reader.digest != digest:
+            raise ImageError(f"{full} is damaged: its checksum does not match the manifest")
+    finally:
+        reader.close()
+
+
+def default_base(definition: Definition) -> str:
+    """What peers are told that its root file system began with."""
+    return str(definition.image) if definition.image else ""
+
+
+def total_bytes(sleeper: Sleeper, rootfs_bytes: int) -> int:
+    return rootfs_bytes + sleeper.manifest.size_bytes
+
+
+Progress = Callable[[int], None]
