@@ -130,7 +130,7 @@ class Extraction:
         self._regular.add(entry.path)
 
     def _link(self, entry: Entry, parent: int, name: str) -> None:
-        target = relative_path(entry.info.linkname, "link")
+        target = relative_path(entry.info.linkname)
         if target not in self._regular:
             raise entry.error(f"links to {target!a}, which is no file before it in the archive")
         above, _, last = target.rpartition("/")
@@ -197,7 +197,10 @@ class Extraction:
         ]
 
     def _remove(self, said: str) -> bool:
-        path = relative_path(said.removeprefix("/"), "deleted.files")
+        try:
+            path = relative_path(said.removeprefix("/"))
+        except ValueError as error:
+            raise ArchiveError(f"deleted.files: {error}") from error
         if not path:
             raise ArchiveError(f"deleted.files: {said!a} is no path of a file")
         above, _, name = path.rpartition("/")

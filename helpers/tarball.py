@@ -96,7 +96,7 @@ class Tarball:
         """Raises ArchiveError where it is damaged, cut, or not within bounds."""
         seen: set[str] = set()
         while (info := self._next()) is not None:
-            entry = Entry(self, info, relative_path(info.name, self._where))
+            entry = Entry(self, info, self._path(info.name))
             if entry.path in seen:
                 raise entry.error("is there twice")
             seen.add(entry.path)
@@ -124,6 +124,12 @@ class Tarball:
         if self._archive.pax_headers:
             raise self.error("", "has a header for all entries, which none of ours has")
         return found
+
+    def _path(self, name: str) -> str:
+        try:
+            return relative_path(name)
+        except ValueError as error:
+            raise ArchiveError(f"{self._where}: {error}") from error
 
     def _require_end(self) -> None:
         """That it ended by its end mark, and nothing comes after that."""
@@ -188,13 +194,11 @@ class _Forward:
         return found
 
 
-def relative_path(name: str, where: str) -> str:
-    """A relative path without `.` parts. Raises ArchiveError for one that leads elsewhere."""
+def relative_path(name: str) -> str:
+    """A relative path without `.` parts. Raises ValueError for one that leads elsewhere."""
     parts = [part for part in name.split("/") if part not in ("", ".")]
-    raw = name.encode("utf-8", "surrogateescape")
-    too_long = len(raw) > _NAME_MAX_BYTES or any(
-        len(part.encode("utf-8", "surrogateescape")) > _PART_MAX_BYTES for part in parts
-    )
+    lengths = [len(part.encode("utf-8", "surrogateescape")) for part in parts]
+    too_long = len(name) > _NAME_MAX_BYTES or max(lengths, default=0) > _PART_MAX_BYTES
     if name.startswith("/") or ".." in parts or "\0" in name or too_long:
-        raise ArchiveError(f"{where}: {name[:200]!a} is no path for an entry")
+        raise ValueError(f"{name[:200]!a} is no path inside of it")
     return "/".join(parts)

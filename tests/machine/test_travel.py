@@ -1,35 +1,374 @@
 """A container that goes to another host, or gets another name, goes on exactly where it was."""
 
+import json
 from collections.abc import Iterator
 
 import pytest
 
-from containers import COUNTER, Container, make_busybox
+from containers import Container, make_busybox
+from cycle import left, within
+from inside import CommandFailed
 from machine import Machine
 
+IMAGE = "/srv/travel-image"
 ARCHIVE = "/srv/box.tar.zst"
+MAKE_IMAGE = """
+cd "$1"; mkdir -p etc/gone etc/again/old etc/moved/deep etc/mode etc/to-file var/log
+echo image >etc/changed; echo image >etc/deleted; echo image >etc/kept; echo image >etc/to-dir
+echo image >etc/gone/file; echo image >etc/again/file; echo image >etc/again/old/file
+echo image >etc/moved/deep/file; echo image >etc/to-file/file
+echo image >etc/linked; ln etc/linked var/log/linked; echo image >etc/apart; ln etc/apart etc/apart2
+touch -d 2001-02-03 etc/kept etc/gone etc/mode
+"""
+# All that can become of a file of an image, and of one that is new.
+CHANGE = r"""
+cd /
+echo more >>etc/changed; rm etc/deleted; rm -r etc/gone; rm -r etc/again; mkdir etc/again
+echo new >etc/again/file; mv etc/moved etc/moved-away; chmod 2750 etc/mode; chown 7:8 etc/mode
+rm -r etc/to-file; echo file >etc/to-file; rm etc/to-dir; mkdir etc/to-dir; echo in >etc/to-dir/in
+echo more >>etc/linked; mv etc/apart etc/elsewhere; echo more >>etc/elsewhere
+mkdir -p new/dir; echo new >new/dir/file; ln new/dir/file new/linked; ln -s /etc/changed new/link
+mkfifo new/fifo; chmod 4755 new/dir/file; dd if=/dev/zero of=new/holes bs=1 count=1 seek=50000000
+touch -d 2002-03-04 new/dir; echo 'two lines' >'new/a
+name'; rm -r var/log; mkdir var/log; mkdir -p new/empty
+"""
+# Counts in a file of the rootfs, in one that is deleted, in /dev/shm and in a tmpfs.
+COUNT = r"""
+exec 3>>/new/counted 4<>/new/deleted; rm /new/deleted
+echo shm >/dev/shm/kept; echo tmpfs >/run/kept; i=0
+while :; do i=$((i+1)); echo $i >&3; echo $i >&4; echo count $i; sleep 0.1; done
+"""
+LOOK = """
+import hashlib, json, os, stat, sys
+found = {}
+for top, _, names in os.walk(sys.argv[1]):
+    for path in (top, *(f"{top}/{name}" for name in names)):
+        status = os.lstat(path)
+        is_file = stat.S_ISREG(status.st_mode)
+        is_link = stat.S_ISLNK(status.st_mode)
+        found[os.path.relpath(path, sys.argv[1])] = [
+            status.st_mode, status.st_uid, status.st_gid, status.st_mtime_ns,
+            status.st_size if is_file else 0, status.st_nlink if is_file else 0,
+            status.st_blocks < 1000, os.readlink(path) if is_link else "",
+            hashlib.sha256(open(path, "rb").read()).hexdigest() if is_file else "",
+            {x: os.getxattr(path, x, follow_symlinks=False).hex()
+             for x in os.listxattr(path, follow_symlinks=False)}]
+print(json.dumps(found))
+"""
+WROTE = "timeout 10 sh -c 'until [ -s {} ]; do sleep 0.05; done'"
+
+
+def looks(container: Container) -> dict[str, list[object]]:
+    """What its root file system is like while it runs, but for what it writes, and CRIU."""
+    root = f"/run/torpor/{container.name}/rootfs"
+    found = json.loads(container.machine.run("python3", "-c", LOOK, root).stdout)
+    return {
+        path: of for path, of in found.items() if path not in ("new/counted", "new", "run", "tmp")
+    }
+
+
+def listing(machine: Machine) -> str:
+    """All that torpor keeps."""
+    script = (
+        "cd /; find var/lib/torpor etc/torpor -type d -printf '%p %i %m\\n' -o "
+        "-printf '%p %i %m %s %T@\\n' | sort"
+    )
+    return machine.run("sh", "-c", script).stdout
+
+
+def refused(machine: Machine, *words: str) -> str:
+    """What torpor says when it takes an archive not; nothing has changed then."""
+    before = listing(machine)
+    with pytest.raises(CommandFailed) as failed:
+        machine.run("torpor", "import", *words)
+    assert listing(machine) == before
+    said = str(failed.value.stderr)
+    assert "Traceback" not in said and said.startswith("torpor: "), said
+    return said
+
+
+@pytest.fixture(scope="module")
+def image(machine: Machine) -> Iterator[str]:
+    machine.run("sh", "-ec", MAKE_IMAGE, "sh", make_busybox(machine, IMAGE))
+    yield IMAGE
+    machine.run("rm", "-rf", IMAGE, ARCHIVE, "/etc/torpor/trusted", "/srv/keys")
 
 
 @pytest.fixture
-def box(machine: Machine) -> Iterator[Container]:
-    rootfs = make_busybox(machine)
-    container = Container(machine, "box").define(rootfs=rootfs, command=["/bin/sh", "-c", COUNTER])
+def box(machine: Machine, image: str) -> Iterator[Container]:
+    """A container that changed all of its image, and counts."""
+    container = Container(machine, "box")
+    command = ["/bin/sh", "-c", f"{CHANGE}\n{COUNT}"]
+    container.define(image=image, command=command, mounts=["tmpfs:/run"])
     container.start()
+    machine.run("sh", "-c", WROTE.format("/run/torpor/box/rootfs/new/counted"))
     yield container
     container.remove()
+    machine.run("rm", "-rf", ARCHIVE)
 
 
-def test_a_rootfs_travels(box: Container) -> None:
+@pytest.fixture
+def other(machine: Machine, request: pytest.FixtureRequest) -> Iterator[Container]:
+    """Of another name in each test: the journal stays."""
+    name = request.node.name.removeprefix("test_").replace("_", "-")[:40]
+    container = Container(machine, name)
+    yield container
+    container.remove()
+    assert left(container) == ""
+
+
+def test_all_that_it_wrote_over_its_image_travels_and_it_goes_on(
+    box: Container, other: Container
+) -> None:
     machine = box.machine
+    root = "/run/torpor/box/rootfs"
+    machine.run("setfattr", "-n", "user.note", "-v", "0s/wABAg==", f"{root}/new/dir", check=False)
+    before = looks(box)
     box.stop()
     machine.run("torpor", "export", "box", ARCHIVE)
-    machine.run("torpor", "import", "--trust", ARCHIVE, "other")
-    other = Container(machine, "other")
+    machine.reboot()
+    machine.run("torpor", "import", "--trust", ARCHIVE, other.name)
+    counted = box.numbers()[-1]
+    assert other.state() == "READY"
+    other.start()
+    assert other.property("StatusText").startswith("restored"), other.journal()
+    assert other.numbers()[0] == counted + 1
+    assert looks(other) == before
+    assert within(other, "cat /dev/shm/kept /run/kept") == "shm\ntmpfs\n"
+    other.stop()
+    numbers = [str(number) for number in range(1, other.numbers()[-1] + 1)]
+    assert (
+        machine.read(f"/var/lib/torpor/{other.name}/storage/upper/new/counted").split() == numbers
+    )
+    other.start()
+    assert within(other, "cat /proc/1/fd/4").split()[: len(numbers)] == numbers
+
+
+def test_a_rootfs_travels_whole_through_a_pipe(machine: Machine, other: Container) -> None:
+    rootfs = make_busybox(machine, "/srv/whole")
+    box = Container(machine, "whole").define(
+        rootfs=rootfs, command=["/bin/sh", "-c", f"mkdir /new\n{COUNT}"], mounts=["tmpfs:/run"]
+    )
     try:
-        before = box.numbers()
+        box.start()
+        machine.run("sh", "-c", WROTE.format("/srv/whole/new/counted"))
+        box.stop()
+        pipe = f"torpor export whole - | torpor import --trust - {other.name}"
+        machine.run("bash", "-o", "pipefail", "-c", pipe)
+        before = machine.run("python3", "-c", LOOK, "/srv/whole").stdout
+        assert (
+            machine.run("python3", "-c", LOOK, f"/var/lib/torpor/{other.name}/rootfs").stdout
+            == before
+        )
         other.start()
-        print(other.journal(), other.status())
-        other.stop()
-        assert other.numbers()[0] == before[-1] + 1
+        box.start()
+        assert other.property("StatusText").startswith("restored"), other.journal()
+        assert box.property("StatusText").startswith("restored")
+        assert other.numbers()[0] in box.numbers()
     finally:
-        other.remove()
+        box.remove()
+        machine.run("rm", "-rf", rootfs)
+
+
+SMALL = ["/bin/sh", "-c", "i=0; while :; do i=$((i+1)); echo count $i; sleep 0.1; done"]
+
+
+@pytest.fixture
+def small(machine: Machine, image: str) -> Iterator[Container]:
+    """A container with an image, of whom there is an archive that nobody signed."""
+    container = Container(machine, "small").define(image=image, command=SMALL)
+    container.start()
+    container.stop()
+    machine.run("torpor", "export", "small", ARCHIVE)
+    yield container
+    container.remove()
+    machine.run("rm", "-rf", ARCHIVE)
+
+
+def test_a_container_is_replaced_only_when_that_is_said(small: Container) -> None:
+    machine = small.machine
+    assert "there is a container small already" in refused(machine, "--trust", ARCHIVE)
+    assert "small" in refused(machine, "--trust", ARCHIVE, "small")
+    small.start()
+    assert "is running" in refused(machine, "--trust", "--replace", ARCHIVE)
+    machine.run("torpor", "stop", "--fresh", "small")
+    assert small.state() == "EXITED"
+    machine.run("torpor", "import", "--trust", "--replace", ARCHIVE)
+    assert small.state() == "READY"
+    small.start()
+    assert small.property("StatusText").startswith("restored"), small.journal()
+    assert machine.run("find", "/var/lib/torpor", "-name", "*.new").stdout == ""
+
+
+def test_after_an_import_a_change_counts_as_ever(small: Container, other: Container) -> None:
+    machine = small.machine
+    machine.run("torpor", "import", "--trust", ARCHIVE, other.name)
+    other.define(image=IMAGE, command=SMALL, hostname="another")
+    other.start()
+    assert "the definition changed" in other.property("StatusText"), other.journal()
+    machine.run("torpor", "stop", "--fresh", other.name)
+    machine.run("torpor", "import", "--trust", "--replace", ARCHIVE, other.name)
+    machine.run("sh", "-c", f"cd /var/lib/torpor/{other.name}/storage; mv upper old; mkdir upper")
+    other.start()
+    assert "the rootfs changed" in other.property("StatusText"), other.journal()
+
+
+def test_only_who_is_trusted_is_believed(small: Container, other: Container) -> None:
+    machine = small.machine
+    make = "mkdir -p /srv/keys; for k in a b; do ssh-keygen -qN '' -t ed25519 -f /srv/keys/$k; done"
+    machine.run("sh", "-c", make)
+    assert "is not signed" in refused(machine, ARCHIVE, other.name)
+    machine.run("torpor", "export", "--sign", "/srv/keys/b", "small", ARCHIVE)
+    assert "no signer is trusted" in refused(machine, ARCHIVE, other.name)
+    machine.run("sh", "-c", "echo me@there $(cat /srv/keys/a.pub) >/etc/torpor/trusted")
+    assert "none of those" in refused(machine, ARCHIVE, other.name)
+    machine.run("torpor", "export", "--sign", "/srv/keys/a", "small", ARCHIVE)
+    said = machine.run("torpor", "import", ARCHIVE, other.name).stderr
+    assert "signed by me@there" in said
+    other.start()
+    assert other.property("StatusText").startswith("restored"), other.journal()
+
+
+REPACK = r"""
+import io, json, subprocess, sys, tarfile
+change, source, target = sys.argv[1:]
+plain = subprocess.run(["zstd", "-dcq", source], capture_output=True, check=True).stdout
+found = []
+with tarfile.open(fileobj=io.BytesIO(plain)) as tar:
+    for info in tar:
+        file = tar.extractfile(info)
+        found.append([info.name, info, file.read() if file else b""])
+def entry(name):
+    return next(one for one in found if one[0] == name)
+def inner(*infos):
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as tar:
+        for name, kind, link in infos:
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname, info.devmajor, info.devminor = kind, link, 8, 0
+            tar.addfile(info)
+    return file.getvalue()
+exec(change)
+import hashlib
+pairs = [f"entry={hashlib.sha256(c).hexdigest()} {len(c)} {n}" for n, i, c in found
+         if not i.isdir() and n != "torpor/manifest"]
+entry("torpor/manifest")[2] = ("torpor-archive-manifest=1\n" + "\n".join(pairs) + "\n").encode()
+with tarfile.open(target, "w") as tar:
+    for name, info, content in found:
+        info.size = len(content)
+        tar.addfile(info, io.BytesIO(content))
+"""
+# Whole archives with a manifest that fits, as somebody makes who knows how.
+ATTACKS = {
+    "upwards": ("inner(('../owned', b'0', ''))", "owned"),
+    "through-a-link": ("inner(('w', b'2', '/etc'), ('w/owned', b'0', ''))", "w/owned"),
+    "through-a-link-of-the-image": ("inner(('bin/sh/owned', b'0', ''))", "bin/sh/owned"),
+    "a-hard-link": ("inner(('owned', b'1', '/etc/passwd'))", "owned"),
+    "a-disk": ("inner(('owned', b'4', ''))", "owned"),
+    "no-archive": ("b'no archive at all' * 100", "rootfs-diff.tar"),
+}
+SPEC_ATTACKS = {
+    "another-mount": ("s['mounts'].append({'destination': '/m', 'type': 'bind'})", "mounts"),
+    "the-host's-network": ("s['linux']['namespaces'].pop()", "namespaces"),
+    "no-spec": ("s.clear()", "mounts"),
+    "hostile-mounts": ("s['mounts'] = 7", "mounts"),
+}
+OTHER_ATTACKS = {
+    "another-definition": (
+        "entry('torpor/definition.yaml')[2] = b'image: /srv/travel-image\\ncommand: [/evil]\\n'",
+        "another definition",
+    ),
+    "the-host-as-rootfs": (
+        "entry('torpor/definition.yaml')[2] = b'rootfs: /\\ncommand: [/bin/sh]\\n'",
+        "root directory|another definition",
+    ),
+    "a-deleted-root": ("add('deleted.files', b'[\"/\"]')", "deleted.files"),
+    "a-deleted-host": ("add('deleted.files', b'[\"/../etc/passwd\"]')", "deleted.files"),
+    "deleted-numbers": ("add('deleted.files', b'[1]')", "deleted.files"),
+    "a-cgroup-that-climbs": (
+        "add('torpor/cgroups', b'torpor-cgroups=1\\ncgroup=0:0 ../../x\\n')",
+        "cgroups",
+    ),
+    "no-generation": ("found.remove(entry('torpor/generation'))", "torpor/generation"),
+    "another-machine": (
+        "h = entry('torpor/header'); h[2] = h[2].replace(b'x86_64', b'sparc64')",
+        "sparc64",
+    ),
+}
+ADD = (
+    "def add(name, content):\n"
+    "    if any(one[0] == name for one in found): found.remove(entry(name))\n"
+    "    at = found.index(entry('rootfs-diff.tar'))\n"
+    "    if name != 'deleted.files': at = found.index(entry('torpor/created'))\n"
+    "    found.insert(at, [name, tarfile.TarInfo(name), content])\n"
+)
+SPEC = "e = entry('spec.dump'); s = json.loads(e[2]); {}; e[2] = json.dumps(s).encode()"
+
+
+def changes() -> Iterator[tuple[str, str]]:
+    for change, words in ATTACKS.values():
+        yield f"entry('rootfs-diff.tar')[2] = {change}", words
+    for change, words in SPEC_ATTACKS.values():
+        yield SPEC.format(change), words
+    for change, words in OTHER_ATTACKS.values():
+        yield f"{ADD}{change}", words
+
+
+def test_hostile_archives_change_nothing(small: Container) -> None:
+    machine = small.machine
+    hostile = "/srv/hostile.tar"
+    for change, words in changes():
+        machine.run("python3", "-c", REPACK, change, ARCHIVE, hostile)
+        said = refused(machine, "--trust", hostile, "x")
+        assert any(word in said for word in words.split("|")), (change, said)
+    machine.run("sh", "-c", f"head -c $(($(stat -c %s {ARCHIVE}) / 2)) {ARCHIVE} >{hostile}")
+    assert "hostile.tar" in refused(machine, "--trust", hostile, "x")
+    assert "no archive of torpor" in refused(machine, "--trust", "/etc/passwd", "x")
+    assert machine.run("sh", "-c", "ls -d /run/torpor/x /etc/owned", check=False).stdout == ""
+    machine.run("rm", hostile)
+
+
+def test_an_address_that_is_taken_is_not_given_twice(
+    machine: Machine, image: str, other: Container
+) -> None:
+    network = {"bridge": "tra0", "subnet": "10.77.0.0/24"}
+    box = Container(machine, "box").define(image=image, command=SMALL, network=network)
+    try:
+        box.start()
+        address = box.status()["addresses"]
+        box.stop()
+        machine.run("torpor", "export", "box", ARCHIVE)
+        assert "is taken by box" in refused(machine, "--trust", ARCHIVE, other.name)
+        machine.run("torpor", "discard", "box")
+        machine.run("torpor", "import", "--trust", ARCHIVE, other.name)
+        assert other.status()["addresses"] == address
+        other.start()
+        assert other.property("StatusText").startswith("restored"), other.journal()
+        found = machine.run("ip", "-n", f"torpor-{other.name}", "-br", "addr").stdout
+        assert str(address[0]) in found  # type: ignore[index]
+        other.sleep_and_wake()
+        assert other.property("StatusText").startswith("restored"), other.journal()
+    finally:
+        box.remove()
+        machine.run("torpor", "stop", "--fresh", other.name, check=False)
+        machine.run("rm", "-rf", ARCHIVE)
+
+
+def test_mapped_ids_travel(machine: Machine, image: str, other: Container) -> None:
+    box = Container(machine, "box").define(
+        image=image, command=["/bin/sh", "-c", f"{CHANGE}\n{COUNT}"], idmap="0:100000:65536"
+    )
+    try:
+        box.start()
+        machine.run("sh", "-c", WROTE.format("/run/torpor/box/rootfs/new/counted"))
+        before = looks(box)
+        box.stop()
+        machine.run("torpor", "export", "box", ARCHIVE)
+        box.remove()
+        machine.run("torpor", "import", "--trust", ARCHIVE, other.name)
+        other.start()
+        assert other.property("StatusText").startswith("restored"), other.journal()
+        assert looks(other) == before
+    finally:
+        box.remove()
+        machine.run("rm", "-rf", ARCHIVE)
