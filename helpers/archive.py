@@ -27,6 +27,7 @@ STATISTICS = "stats-dump"
 LOG = "dump.log"
 HEADER = "torpor/header"
 DEFINITION = "torpor/definition.yaml"
+OCI = "torpor/config.json"
 BUNDLE = "torpor/bundle.json"
 GENERATION = "torpor/generation"
 PLAN = "torpor/plan"
@@ -38,7 +39,7 @@ MANIFEST = "torpor/manifest"
 SIGNATURE = "torpor/manifest.sig"
 
 DOCUMENTS = (
-    *(CONFIG, SPEC, NETWORK, DEFINITION, BUNDLE, GENERATION, PLAN, CGROUPS, LEASE, NETNS),
+    *(CONFIG, SPEC, NETWORK, DEFINITION, OCI, BUNDLE, GENERATION, PLAN, CGROUPS, LEASE, NETNS),
     *(CREATED, DELETED),
 )
 _ORDER = (HEADER, *DOCUMENTS, ROOTFS, SHM, IMAGES, STATISTICS, LOG, MANIFEST, SIGNATURE)

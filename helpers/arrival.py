@@ -301,7 +301,7 @@ class Arrival:
             created = self._documents[archive.CREATED].strip()[:64] + b"\n"
             record.replace(container.created_path, created)
         rendered, inputs = rendering.anticipate(container)
-        saved = _config(self._document(archive.SPEC), self._reader.where)
+        saved = _config(self._document(archive.OCI), self._reader.where)
         _require_fit(saved, rendered.config, self._reader.where)
         config = {**rendered.config, "linux": dict(rendered.config["linux"])}
         self._keep_cgroup(saved, config, [*rendered.plan])
@@ -403,9 +403,9 @@ def _config(content: bytes, where: str) -> Config:
     try:
         said = strict_json.parse(content)
     except ValueError as error:
-        raise ArchiveError(f"{where}: {archive.SPEC} is not JSON: {error}") from error
+        raise ArchiveError(f"{where}: {archive.OCI} is not JSON: {error}") from error
     if not isinstance(said, dict):
-        raise ArchiveError(f"{where}: {archive.SPEC} is not an OCI configuration")
+        raise ArchiveError(f"{where}: {archive.OCI} is not an OCI configuration")
     return said
 
 
@@ -443,7 +443,7 @@ def _require_fit(saved: Config, here: Config, where: str) -> None:
         try:
             then = look(saved)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise ArchiveError(f"{where}: {archive.SPEC}: its {what} are not readable") from error
+            raise ArchiveError(f"{where}: {archive.OCI}: its {what} are not readable") from error
         now = look(here)
         if then != now:
             only = sorted(set(map(str, then)) ^ set(map(str, now)))

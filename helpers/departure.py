@@ -1,10 +1,8 @@
 """A sleeping container that goes to another host: what of it travels, and in which form."""
 
-import hashlib
 import json
 import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torpor
@@ -17,7 +15,9 @@ from torpor import (
     lease,
     mounts,
     oci_config,
+    oci_layout,
     overlay,
+    peers,
     preparation,
     record,
     rendering,
@@ -26,13 +26,15 @@ from torpor import (
 from torpor import definition as definitions
 from torpor.archive import Writer
 from torpor.container import RUN_ROOT, Container
-from torpor.definition import Definition
 from torpor.difference import Difference
 from torpor.errors import ImageError, TorporError
 from torpor.images import Generation
 from torpor.last_rendering import Inputs
+from torpor.lease import Lease
+from torpor.peers import Origin
 
 TREE, LAYER = "tree", "layer"  # of its root file system all travels, or what it has beyond an image
+Base = tuple[str, str]
 _STALE = "its memory is of no use: the next start would forget it"
 # A generation's files, and what they are called in an archive.
 _RECORDS = (
@@ -41,7 +43,6 @@ _RECORDS = (
     ("network", archive.LEASE),
     ("netns", archive.NETNS),
 )
-_RUNTIME = "runc"
 
 
 class Sleeper:
@@ -88,6 +89,20 @@ class Sleeper:
         """A small file of its generation."""
         return record.read_bytes(f"{self.generation.path}/{name}")
 
+    def lease(self) -> Lease | None:
+        text = self.read("network")
+        return lease.parse(text, self.generation.network) if text is not None else None
+
+    def origin(self, base: Base) -> Origin:
+        created = record.read_bytes(self.container.created_path) or b""
+        return Origin(
+            name=self.container.name,
+            base=base[0],
+            base_id=base[1],
+            created=created.decode("ascii", "replace").strip() or peers.EPOCH,
+            taken_s=float(self.manifest.facts.get("taken") or 0),
+        )
+
 
 def _inputs(container: Container) -> Inputs:
     inputs = last_rendering.load(container)
@@ -122,7 +137,7 @@ def rootfs_difference(sleeper: Sleeper) -> Iterator[Difference]:
             found.close()
 
 
-def header(sleeper: Sleeper, base: str, size_bytes: int, *, is_signed: bool) -> archive.Facts:
+def header(sleeper: Sleeper, base: Base, size_bytes: int, *, is_signed: bool) -> archive.Facts:
     """What a receiver is told first."""
     facts = sleeper.manifest.facts
     return {
@@ -131,14 +146,14 @@ def header(sleeper: Sleeper, base: str, size_bytes: int, *, is_signed: bool) -> 
         "machine": os.uname().machine,
         "root": sleeper.kind,
         "image": sleeper.inputs.image or "",
-        "base": base,
+        "base": base[0],
         **{key: facts.get(key, "") for key in ("generation", "inputs", "taken", "kernel", "criu")},
         "size": str(size_bytes),
         "signed": "yes" if is_signed else "no",
     }
 
 
-def write(sleeper: Sleeper, changes: Difference, rootfs_bytes: int, base: str, to: Writer) -> None:
+def write(sleeper: Sleeper, changes: Difference, rootfs_bytes: int, base: Base, to: Writer) -> None:
     """Add all entries but the manifest. Raises ImageError where an image is damaged."""
     for path, content in _documents(sleeper, changes, base):
         to.add(path, content)
@@ -157,11 +172,14 @@ def write(sleeper: Sleeper, changes: Difference, rootfs_bytes: int, base: str, t
             _add_file(sleeper, path, path, to)
 
 
-def _documents(sleeper: Sleeper, changes: Difference, base: str) -> Iterator[tuple[str, bytes]]:
-    yield archive.CONFIG, _json(_config_dump(sleeper, base))
-    yield archive.SPEC, _require(sleeper.read("config.json"), sleeper.generation.config)
-    yield archive.NETWORK, _json(_network_status(sleeper))
+def _documents(sleeper: Sleeper, changes: Difference, base: Base) -> Iterator[tuple[str, bytes]]:
+    config = _require(sleeper.read("config.json"), sleeper.generation.config)
+    given = sleeper.lease()
+    yield archive.CONFIG, _json(peers.config_dump(sleeper.origin(base), json.loads(config), given))
+    yield archive.SPEC, _json(peers.spec_dump(json.loads(config)))
+    yield archive.NETWORK, _json(peers.network_status(given))
     yield archive.DEFINITION, sleeper.text
+    yield archive.OCI, config
     if sleeper.base is not None:
         yield archive.BUNDLE, oci_config.dumps(sleeper.base)
     yield archive.GENERATION, _require(sleeper.read("manifest"), sleeper.generation.manifest)
@@ -184,34 +202,6 @@ def _json(value: object) -> bytes:
     return json.dumps(value, indent=1).encode("utf-8", "surrogateescape") + b"\n"
 
 
-def _config_dump(sleeper: Sleeper, base: str) -> dict[str, object]:
-    """ContainerConfig of checkpointctl, which is a part of podman's."""
-    facts = sleeper.manifest.facts
-    identity = f"{sleeper.container.name} {facts.get('taken')}"
-    taken = time.gmtime(float(facts.get("taken") or 0))
-    created = record.read_bytes(sleeper.container.created_path)
-    return {
-        "id": hashlib.sha256(identity.encode()).hexdigest(),
-        "name": sleeper.container.name,
-        "rootfsImageName": base,
-        "runtime": _RUNTIME,
-        "createdTime": (created or b"1970-01-01T00:00:00Z").decode("ascii", "replace").strip(),
-        "checkpointedTime": time.strftime("%Y-%m-%dT%H:%M:%SZ", taken),
-    }
-
-
-def _network_status(sleeper: Sleeper) -> dict[str, object]:
-    """As podman's: the interfaces of each network (StatusBlock of containers/common)."""
-    text = sleeper.read("network")
-    if text is None:
-        return {}
-    found = lease.parse(text, sleeper.generation.network)
-    pairs = ((found.address, found.gateway), (found.address6, found.gateway6))
-    subnets = [{"ipnet": address, "gateway": gateway} for address, gateway in pairs if address]
-    interface = {"subnets": subnets, "mac_address": found.mac}
-    return {found.network: {"interfaces": {found.interface: interface}}}
-
-
 def _add_file(sleeper: Sleeper, path: str, name: str, to: Writer) -> None:
     """Add a large file of the generation, while its own checksum is looked at."""
     digest, size = sleeper.manifest.files[path]
@@ -225,13 +215,17 @@ def _add_file(sleeper: Sleeper, path: str, name: str, to: Writer) -> None:
         reader.close()
 
 
-def default_base(definition: Definition) -> str:
-    """What peers are told that its root file system began with."""
-    return str(definition.image) if definition.image else ""
+def base_image(sleeper: Sleeper, said: str | None) -> Base:
+    """What peers are told that its root file system began with: an image's name and its ID.
+
+    said is NAME or NAME=ID; a layout knows the ID itself.
+    """
+    image = sleeper.definition.image
+    name, _, identity = (said or str(image or "")).partition("=")
+    if not identity and image and image.is_layout:
+        identity = oci_layout.load(image).config_digest.partition(":")[2]
+    return name, identity
 
 
 def total_bytes(sleeper: Sleeper, rootfs_bytes: int) -> int:
     return rootfs_bytes + sleeper.manifest.size_bytes
-
-
-Progress = Callable[[int], None]

@@ -20,7 +20,8 @@ _INSTRUCTIONS = ("org.criu.", "org.systemd.", "run.oci.", "io.torpor.")
 class ImageConfig:
     """What an image says of the containers made from it; empty is what it leaves open.
 
-    digest is that of the manifest and identifies the image; command is Entrypoint and Cmd;
+    digest is that of the manifest and identifies the image, which podman calls by config_digest,
+    that of its configuration; command is Entrypoint and Cmd;
     cwd and volumes are absolute and normalised; user and stop_signal are not yet looked up;
     annotations are without those that instruct a runtime.
     """
@@ -36,6 +37,7 @@ class ImageConfig:
     labels: tuple[tuple[str, str], ...] = ()
     annotations: tuple[tuple[str, str], ...] = ()
     created: str = ""
+    config_digest: str = ""
 
 
 def read(
@@ -57,6 +59,7 @@ def read(
         labels=pairs(config.get("Labels"), "Labels"),
         annotations=_annotations(manifest),
         created=a_text(content.get("created"), "created"),
+        config_digest=a_text(an_object(manifest.get("config"), "config").get("digest"), "digest"),
     )
 
 

@@ -22,8 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", help="the archive to write; '-' for stdout")
     parser.add_argument(
         "--base-image",
-        metavar="REF",
-        help="what podman and others are told that its root file system began with",
+        metavar="REF[=ID]",
+        help="the image, as podman knows it, that its root file system began with",
     )
     parser.add_argument("--sign", metavar="KEY", help="sign it with this key of ssh-keygen")
 
@@ -34,7 +34,7 @@ def run(options: argparse.Namespace) -> int:
         signature.require_signer(options.sign)
     with Lock(container, wait=False), _target(options.file) as fd:
         sleeper = Sleeper(container)
-        base = options.base_image or departure.default_base(sleeper.definition)
+        base = departure.base_image(sleeper, options.base_image)
         with departure.rootfs_difference(sleeper) as changes:
             rootfs_bytes = changes.size_bytes()
             total_bytes = departure.total_bytes(sleeper, rootfs_bytes)

@@ -12,13 +12,15 @@ from machine import Machine
 
 IMAGE = "/srv/travel-image"
 ARCHIVE = "/srv/box.tar.zst"
+# podman has a container's root as 0555, whatever its image says, and CRIU looks at that.
 MAKE_IMAGE = """
-cd "$1"; mkdir -p etc/gone etc/again/old etc/moved/deep etc/mode etc/to-file var/log
+cd "$1"; mkdir -p etc/gone etc/again/old etc/moved/deep etc/mode etc/to-file var/log new run
 echo image >etc/changed; echo image >etc/deleted; echo image >etc/kept; echo image >etc/to-dir
 echo image >etc/gone/file; echo image >etc/again/file; echo image >etc/again/old/file
 echo image >etc/moved/deep/file; echo image >etc/to-file/file
 echo image >etc/linked; ln etc/linked var/log/linked; echo image >etc/apart; ln etc/apart etc/apart2
 touch -d 2001-02-03 etc/kept etc/gone etc/mode
+chmod 555 .
 """
 # All that can become of a file of an image, and of one that is new.
 CHANGE = r"""
@@ -302,7 +304,7 @@ ADD = (
     "    if name != 'deleted.files': at = found.index(entry('torpor/created'))\n"
     "    found.insert(at, [name, tarfile.TarInfo(name), content])\n"
 )
-SPEC = "e = entry('spec.dump'); s = json.loads(e[2]); {}; e[2] = json.dumps(s).encode()"
+SPEC = "e = entry('torpor/config.json'); s = json.loads(e[2]); {}; e[2] = json.dumps(s).encode()"
 
 
 def changes() -> Iterator[tuple[str, str]]:
@@ -323,7 +325,7 @@ def test_hostile_archives_change_nothing(small: Container) -> None:
         assert any(word in said for word in words.split("|")), (change, said)
     machine.run("sh", "-c", f"head -c $(($(stat -c %s {ARCHIVE}) / 2)) {ARCHIVE} >{hostile}")
     assert "hostile.tar" in refused(machine, "--trust", hostile, "x")
-    assert "no archive of torpor" in refused(machine, "--trust", "/etc/passwd", "x")
+    assert "is no tar archive" in refused(machine, "--trust", "/etc/passwd", "x")
     assert machine.run("sh", "-c", "ls -d /run/torpor/x /etc/owned", check=False).stdout == ""
     machine.run("rm", hostile)
 
@@ -372,3 +374,57 @@ def test_mapped_ids_travel(machine: Machine, image: str, other: Container) -> No
     finally:
         box.remove()
         machine.run("rm", "-rf", ARCHIVE)
+
+
+PODMAN_IMAGE = """
+tar -C /srv/travel-image -c . | podman import - localhost/travel:1 >/dev/null
+podman image inspect --format '{{.Id}}' localhost/travel:1
+"""
+PODMAN_CONF = """
+[containers]
+pids_limit = 0
+[engine]
+runtime = "runc"
+cgroup_manager = "cgroupfs"
+events_logger = "file"
+"""
+# conmon outlives the call, and keeps what it was given open.
+RESTORE = """
+systemd-run --quiet --scope --collect podman container restore --import "$1" \
+    </dev/null >/run/podman.log 2>&1
+status=$?; cat /run/podman.log; exit $status
+"""
+IN_PODMAN = (
+    "cat /dev/shm/kept /run/kept /etc/changed; ls /etc/deleted /etc/gone 2>&1; ls /new/empty"
+)
+
+
+@pytest.fixture(scope="module")
+def podman_image(machine: Machine, image: str) -> Iterator[str]:
+    """The same image in podman's storage: its name and its ID."""
+    machine.write("/etc/containers/containers.conf", PODMAN_CONF)
+    # As torpor closes connections, unless it is told to keep them.
+    machine.run("sh", "-c", "mkdir -p /etc/criu; cp /etc/criu/runc.conf /srv/runc.conf; true")
+    machine.run("sh", "-c", "echo tcp-close >>/etc/criu/runc.conf")
+    yield f"localhost/travel:1={machine.run('sh', '-ec', PODMAN_IMAGE).stdout.split()[-1]}"
+    machine.run(
+        "sh", "-c", "rm /etc/criu/runc.conf; mv /srv/runc.conf /etc/criu/ 2>/dev/null; true"
+    )
+    machine.run("podman", "system", "reset", "--force", check=False)
+    machine.run("rm", "-f", "/etc/containers/containers.conf")
+
+
+def test_podman_restores_what_torpor_exported(podman_image: str, box: Container) -> None:
+    machine = box.machine
+    box.stop()
+    machine.run("torpor", "export", "--base-image", podman_image, "box", ARCHIVE)
+    counted = box.numbers()[-1]
+    machine.run("sh", "-c", RESTORE, "sh", ARCHIVE)
+    try:
+        said = machine.run("podman", "exec", "box", "sh", "-c", IN_PODMAN).stdout
+        assert said.startswith("shm\ntmpfs\nimage\nmore\n")
+        assert said.count("No such file") == 2
+        logged = machine.run("podman", "logs", "box").stdout.split()
+        assert logged[:2] == ["count", str(counted + 1)]
+    finally:
+        machine.run("podman", "rm", "--force", "--time=0", "box")

@@ -236,7 +236,7 @@ def test_a_signature_for_something_else_does_not_count(
     keys: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(signature, "TRUSTED", str(keys / "trusted"))
-    words = ["ssh-keygen", "-q", "-Y", "sign", "-f", keys / "mine", "-n", "file"]
+    words = ["ssh-keygen", "-q", "-Y", "sign", "-f", str(keys / "mine"), "-n", "file"]
     done = subprocess.run(words, input=b"manifest", capture_output=True, check=True)
     with pytest.raises(ArchiveError):
         signature.verify(b"manifest", done.stdout, "x.tar")

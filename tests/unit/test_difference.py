@@ -37,7 +37,7 @@ def apply(root: Path, content: bytes, deleted: list[str] | None = None) -> list[
 
 def looks(root: Path) -> dict[str, tuple[object, ...]]:
     """All that is to be the same of each file."""
-    found = {}
+    found: dict[str, tuple[object, ...]] = {}
     for path in [root, *sorted(root.rglob("*"))]:
         status = path.lstat()
         content = path.read_bytes() if stat.S_ISREG(status.st_mode) else b""

@@ -1,0 +1,100 @@
+"""A container as podman, CRI-O and checkpointctl describe it in a checkpoint archive.
+
+config.dump is podman's ContainerConfig (libpod/container_config.go), of which the others
+read a part; podman takes spec.dump for the OCI configuration and adds what it makes itself.
+"""
+
+import hashlib
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from torpor.container import RUN_ROOT
+from torpor.lease import BRIDGE, Lease
+from torpor.oci_config import Config
+
+EPOCH = "1970-01-01T00:00:00Z"
+_RUNTIME = "runc"  # who dumped it restores it
+_LOG = "k8s-file"
+_TIMEOUT_S = 10
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a container comes from. base is the image that its root file system began with, as
+    peers know it: a name and an ID, both empty where there is none.
+    """
+
+    name: str
+    base: str
+    base_id: str
+    created: str  # RFC 3339
+    taken_s: float
+
+
+def config_dump(origin: Origin, config: Config, lease: Lease | None) -> dict[str, Any]:
+    identity = f"{origin.name} {origin.taken_s}"
+    taken = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(origin.taken_s))
+    process = config.get("process") or {}
+    return {
+        "id": hashlib.sha256(identity.encode()).hexdigest(),
+        "name": origin.name,
+        "runtime": _RUNTIME,
+        "createdTime": origin.created,
+        "checkpointedTime": taken,
+        "RawImageName": origin.base,
+        "rootfsImageName": origin.base,
+        "rootfsImageID": origin.base_id,
+        "idMappingsOptions": _ids(config),
+        "command": list(process.get("args") or ()),
+        "stopSignal": 15,
+        "stopTimeout": _TIMEOUT_S,
+        "logDriver": _LOG,
+        "cgroupsMode": "enabled",
+        "shmSize": 65536000,
+        "passwd": False,
+        "createNetNS": lease is not None and not lease.mapped,
+        "newNetworks": _networks(lease),
+    }
+
+
+def _ids(config: Config) -> dict[str, Any]:
+    linux = config.get("linux") or {}
+    maps = {
+        key: [
+            {"container_id": one["containerID"], "host_id": one["hostID"], "size": one["size"]}
+            for one in linux.get(f"{word}Mappings") or []
+        ]
+        for key, word in (("UIDMap", "uid"), ("GIDMap", "gid"))
+    }
+    has_none = not any(maps.values())
+    return {"HostUIDMapping": has_none, "HostGIDMapping": has_none, **maps}
+
+
+def _networks(lease: Lease | None) -> dict[str, Any]:
+    if lease is None or lease.kind != BRIDGE:
+        return {}
+    return {lease.network: {"interface_name": lease.interface}}
+
+
+def spec_dump(config: Config) -> Config:
+    """config without what only torpor makes, and without this host's hooks and cgroups."""
+    linux = {key: value for key, value in config["linux"].items() if key != "cgroupsPath"}
+    linux["namespaces"] = [{"type": one["type"]} for one in linux.get("namespaces") or []]
+    mounts = [
+        one
+        for one in config.get("mounts") or []
+        if not str(one.get("source")).startswith(f"{RUN_ROOT}/")
+    ]
+    kept = {key: value for key, value in config.items() if key not in ("hooks", "linux", "mounts")}
+    return {**kept, "mounts": mounts, "linux": linux}
+
+
+def network_status(lease: Lease | None) -> dict[str, Any]:
+    """The interfaces of each network (StatusBlock of containers/common)."""
+    if lease is None:
+        return {}
+    pairs = ((lease.address, lease.gateway), (lease.address6, lease.gateway6))
+    subnets = [{"ipnet": address, "gateway": gateway} for address, gateway in pairs if address]
+    interface = {"subnets": subnets, "mac_address": lease.mac}
+    return {lease.network: {"interfaces": {lease.interface: interface}}}
