@@ -23,6 +23,7 @@ DELETED = "deleted.files"
 ROOTFS = "rootfs-diff.tar"
 SHM = "devshm-checkpoint.tar"
 IMAGES = "checkpoint"
+VOLUMES = "volumes"
 STATISTICS = "stats-dump"
 LOG = "dump.log"
 HEADER = "torpor/header"
@@ -205,6 +206,10 @@ class Member:
     def size_bytes(self) -> int:
         return self.entry.size_bytes
 
+    @property
+    def is_directory(self) -> bool:
+        return self.entry.info.isdir()
+
     def _hashed(self) -> Iterator[bytes]:
         for _, piece in self.entry.pieces():
             self.sha256.update(piece)
@@ -318,7 +323,7 @@ class Reader:
                 if self.manifest:
                     raise member.entry.error("comes after the manifest")
                 yield member
-                if not member.entry.info.isdir():
+                if not member.is_directory:
                     self._note(member)
             member = self._next()
         if self.is_ours:
@@ -333,7 +338,7 @@ class Reader:
         rank = _ORDER.index(key)
         if rank < before:
             raise member.entry.error("is out of its place")
-        if member.entry.info.isdir() != (member.path == IMAGES):
+        if member.is_directory != (member.path == IMAGES):
             raise member.entry.error("is not of its kind")
         return rank
 

@@ -7,6 +7,7 @@ file system) is recorded as it is here: a later change counts as it does for who
 
 import json
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,8 +16,11 @@ from typing import Any
 from torpor import (
     addressing,
     archive,
+    bundle,
     difference,
     facts,
+    image_config,
+    image_store,
     images,
     last_rendering,
     lease,
@@ -25,12 +29,14 @@ from torpor import (
     oci_config,
     oci_layout,
     overlay,
+    peers,
     preparation,
     record,
     rendering,
     signature,
     state,
     strict_json,
+    volumes,
 )
 from torpor import definition as definitions
 from torpor.archive import Member, Reader
@@ -40,10 +46,12 @@ from torpor.definition import Definition
 from torpor.errors import ArchiveError, TorporError
 from torpor.images import Generation, Manifest
 from torpor.lease import Lease, Table
-from torpor.oci_config import Config
+from torpor.oci_config import Config, ShapeError
 from torpor.patience import STARTING, Patience, Stall
 from torpor.preparation import Plan
 from torpor.tarball import Entry, Tarball
+from torpor.values import WrongError
+from torpor.yaml_tree import Scalar
 
 _MARGIN_BYTES = 64 << 20
 _GENERATION = 1
@@ -83,15 +91,16 @@ class Arrival:
         self.signer = ""
         self.size_bytes = 0
         self.text = b""  # of the definition as it is to be here
-        header = reader.header
-        if not reader.is_ours:
-            raise ArchiveError(f"{reader.where} is no archive of torpor", _NOT_HERE)
-        if header.get("machine") != os.uname().machine:
-            raise self._error(
-                f"is of a {header.get('machine', '')[:40]!a}, not {os.uname().machine}"
-            )
+        header, machine = reader.header, os.uname().machine
+        if reader.is_ours and header.get("machine") != machine:
+            raise self._error(f"is of a {header.get('machine', '')[:40]!a}, not {machine}")
         if not wishes.trusts:
             self._require_promise(header)
+        if not reader.is_ours and not (wishes.image or wishes.rootfs):
+            raise self._error(
+                "is of podman, which does not say where the image is",
+                "unpack the image that it began with, and name it: --image DIR",
+            )
 
     def _require_promise(self, header: archive.Facts) -> None:
         if header.get("signed") != "yes":
@@ -121,8 +130,14 @@ class Arrival:
                 self._receive_rootfs(new, member)
             elif member.path == archive.SHM:
                 self._receive_file(member, generation.shm)
-            elif member.path.startswith(f"{archive.IMAGES}/"):
+            elif os.path.dirname(member.path) == archive.IMAGES and not member.is_directory:
                 self._receive_file(member, f"{generation.path}/{member.path}")
+            elif member.path.startswith(f"{archive.VOLUMES}/"):
+                raise member.entry.error("is a volume of podman's, which does not travel")
+        if not self._reader.is_ours:
+            tree = self._tree(new)
+            self._lay_tree(tree)
+            self._remove_deleted(tree)
 
     def _receive_file(self, member: Member, path: str) -> None:
         _require_room(member.entry, os.path.dirname(path))
@@ -164,19 +179,26 @@ class Arrival:
         return self._definition
 
     def _define(self) -> Definition:
-        name, text = self._reader.header.get("name", ""), self._document(archive.DEFINITION)
-        place = f"{self._reader.where}: {archive.DEFINITION}"
-        said = definitions.parse(name, place, text)
-        if said.bundle:
-            raise self._error("is of a bundle, which does not travel yet")
-        if rendering.digest(said, None) != self._sealed().facts.get("inputs"):
+        where, name = self._reader.where, self.container.name
+        if not self._reader.is_ours:
+            self.text = f"# of podman: {archive.SPEC}\nbundle: {self._bundle}\n".encode()
+            return definitions.parse(name, where, self.text)
+        text = self._document(archive.DEFINITION)
+        place = f"{where}: {archive.DEFINITION}"
+        said = definitions.parse(self._reader.header.get("name", ""), place, text)
+        base = self._json(archive.BUNDLE) if said.bundle else None
+        if rendering.digest(said, base) != self._sealed().facts.get("inputs"):
             raise self._error("is not what it seems: its images are of another definition")
-        moved = replace(said, name=self.container.name, **self._moves(said))
+        moved = replace(said, name=name, **self._moves(said))
         self.text = _rewritten(text, said, moved)
-        found = definitions.parse(self.container.name, place, self.text)
+        found = definitions.parse(name, place, self.text)
         if found.digest() != moved.digest():
             raise self._error("has a definition whose paths cannot be changed", _NOT_HERE)
         return found
+
+    @property
+    def _bundle(self) -> str:
+        return f"{self.container.state_dir}/bundle"
 
     def _moves(self, said: Definition) -> dict[str, Any]:
         """The keys of the definition that are others here."""
@@ -193,23 +215,75 @@ class Arrival:
                 "it has a rootfs of its own: --image is for a container with one",
                 "leave it out, or say with --rootfs which directory is the rootfs",
             )
+        if said.bundle:
+            return {"bundle": self._bundle}
         return {"rootfs": wishes.rootfs or f"{self.container.state_dir}/rootfs"}
+
+    def _json(self, path: str) -> Config:
+        return _config(self._document(path), f"{self._reader.where}: {path}")
+
+    def _lay_bundle(self) -> None:
+        """Write its bundle, which names no program of the host's."""
+        base = self._json(archive.BUNDLE if self._reader.is_ours else archive.SPEC)
+        files: dict[str, bytes] = {}
+        try:
+            bundle.require_shape(base)
+            if not self._reader.is_ours:
+                base, files = peers.bundle_of(base, self._bundle)
+        except (ShapeError, ValueError, KeyError, TypeError) as error:
+            raise self._error(f"cannot be used: {error}") from error
+        if base.pop("hooks", None):
+            self.warnings.append("the hooks of its bundle stay behind; those of hooks.d are used")
+        annotations = base.get("annotations") or {}
+        base["annotations"] = {
+            key: value
+            for key, value in annotations.items()
+            if not key.startswith(image_config.INSTRUCTIONS)
+        }
+        base["root"] = {**base.get("root", {}), "path": self._wishes.rootfs or "rootfs"}
+        record.make_directory(f"{self._bundle}/files")
+        for name, content in files.items():
+            record.replace(f"{self._bundle}/files/{name}", content)
+            os.chmod(f"{self._bundle}/files/{name}", 0o644)
+        record.replace(f"{self._bundle}/config.json", oci_config.dumps(base))
 
     # Its root file system
 
     def _receive_rootfs(self, new: str, member: Member) -> None:
         _require_room(member.entry, new)
-        if self._wishes.rootfs:
-            return
-        deleted = _paths(self._documents.get(archive.DELETED), self._reader.where)
         if self.definition.image:
             where = self._layer()
             with self._at_home(new):
                 preparation.prepare_root(self.container, [*where.plan])
-                self._apply(overlay.rootfs_path(self.container), member, deleted)
+                root = overlay.rootfs_path(self.container)
+                self._apply(root, member)
+                self._remove_deleted(root)
+        elif not self._wishes.rootfs:
+            tree = self._tree(new)
+            self._lay_tree(tree)
+            self._apply(tree, member)
+
+    def _tree(self, new: str) -> str:
+        """Where its root file system is, if that is its own."""
+        return f"{new}/bundle/rootfs" if self.definition.bundle else f"{new}/rootfs"
+
+    def _lay_tree(self, tree: str) -> None:
+        """What the difference is applied to: nothing, or for podman's a copy of the image."""
+        if self._wishes.rootfs or os.path.isdir(tree):
             return
-        os.mkdir(f"{new}/rootfs", 0o755)
-        self._apply(f"{new}/rootfs", member, deleted)
+        record.make_directory(os.path.dirname(tree))
+        if self._reader.is_ours:
+            os.mkdir(tree, 0o755)
+            return
+        self.warnings.append(
+            "podman leaves out of its archives what a container changed in files of its image"
+        )
+        volumes.copy(_directory(self._wishes.image or ""), tree)
+
+    def _remove_deleted(self, root: str) -> None:
+        if not self._wishes.rootfs:
+            deleted = _paths(self._documents.get(archive.DELETED), self._reader.where)
+            self.warnings += difference.remove(root, deleted)
 
     def _layer(self) -> facts.Storage:
         where = facts.storage(self.definition, None, facts.id_map(self.definition))
@@ -226,12 +300,10 @@ class Arrival:
             )
         return where
 
-    def _apply(self, root: str, member: Member, deleted: list[str]) -> None:
+    def _apply(self, root: str, member: Member) -> None:
         place = f"{self._reader.where}: {archive.ROOTFS}"
         tree = Tarball(member.read, place, difference.ENTRIES_MAX)
-        self.warnings += difference.apply(
-            root, tree, deleted, lambda entry: _require_room(entry, root)
-        )
+        self.warnings += difference.apply(root, tree, lambda entry: _require_room(entry, root))
 
     # Its place here
 
@@ -266,7 +338,7 @@ class Arrival:
     def _require_reachable(self, new: str) -> None:
         """That a user namespace's root gets to a rootfs that is in the state directory."""
         ids = facts.id_map(self.definition)
-        tree = f"{new}/rootfs"
+        tree = self._tree(new)
         if ids is None or not os.path.isdir(tree) or os.stat(tree).st_uid == 0:
             return
         raise self._error(
@@ -294,14 +366,17 @@ class Arrival:
 
     def _settle(self, given: Lease | None) -> None:
         """Write all that a wake goes by, as it is here."""
-        container, sealed = self.container, self._sealed()
+        container = self.container
+        sealed = self._sealed() if self._reader.is_ours else self._of_podman()
         generation = Generation(container, _GENERATION)
         record.replace(container.definition_path, self.text)
         if archive.CREATED in self._documents:
             created = self._documents[archive.CREATED].strip()[:64] + b"\n"
             record.replace(container.created_path, created)
+        if self.definition.bundle:
+            self._lay_bundle()
         rendered, inputs = rendering.anticipate(container)
-        saved = _config(self._document(archive.OCI), self._reader.where)
+        saved = self._json(archive.OCI if self._reader.is_ours else archive.SPEC)
         _require_fit(saved, rendered.config, self._reader.where)
         config = {**rendered.config, "linux": dict(rendered.config["linux"])}
         self._keep_cgroup(saved, config, [*rendered.plan])
@@ -325,12 +400,18 @@ class Arrival:
         os.unlink(container.definition_path)
         asleep = state.State().become(
             state.READY,
-            f"imported from an archive of {self._reader.header.get('name', '')[:64]}",
+            f"imported from an archive of {self._reader.header.get('name', 'podman')[:64]}",
             generation=_GENERATION,
             inputs=inputs.digest,
             rootfs=rootfs,
         )
         state.write(container, asleep)
+
+    def _of_podman(self) -> Manifest:
+        if not peers.is_of_runc(self._json(archive.CONFIG)):
+            self.warnings.append("it was not runc that dumped it: it may not be restored")
+        said = {"taken": f"{time.time():.6f}", "reason": "podman container checkpoint"}
+        return Manifest(said, {})
 
     def _keep_cgroup(self, saved: Config, config: Config, plan: Plan) -> None:
         """By the cgroup that it was in a wake sees that its unit is another, and tells CRIU."""
@@ -378,9 +459,6 @@ def _require_room(entry: Entry, directory: str) -> None:
 
 
 def _image(words: str) -> oci_layout.Image:
-    from torpor.values import WrongError
-    from torpor.yaml_tree import Scalar
-
     try:
         return oci_layout.parse_image(Scalar(0, words, absent=False))
     except WrongError as error:
@@ -403,17 +481,29 @@ def _config(content: bytes, where: str) -> Config:
     try:
         said = strict_json.parse(content)
     except ValueError as error:
-        raise ArchiveError(f"{where}: {archive.OCI} is not JSON: {error}") from error
+        raise ArchiveError(f"{where} is not JSON: {error}") from error
     if not isinstance(said, dict):
-        raise ArchiveError(f"{where}: {archive.OCI} is not an OCI configuration")
+        raise ArchiveError(f"{where} is not a JSON object")
     return said
+
+
+def _directory(words: str) -> str:
+    """The root file system of an image that --image names."""
+    image = _image(words)
+    if not image.is_layout:
+        return os.path.realpath(image.directory)
+    try:
+        found = oci_layout.load(image)
+    except WrongError as error:
+        raise TorporError(f"--image: {error.problem}", error.hint) from error
+    return image_store.unpack(image.directory, found.digest, found.manifest_size_bytes)
 
 
 def _rewritten(text: bytes, said: Definition, wanted: Definition) -> bytes:
     """The definition's text with what is another in wanted; as it was where nothing is."""
     moved = {
         key: str(getattr(wanted, key))
-        for key in ("rootfs", "image")
+        for key in ("rootfs", "image", "bundle")
         if getattr(wanted, key) != getattr(said, key)
     }
     if not moved:
@@ -456,10 +546,10 @@ def _require_fit(saved: Config, here: Config, where: str) -> None:
 
 
 def _mounts(config: Config) -> list[tuple[str, str]]:
-    return [
+    return sorted(
         (str(one["destination"]), "bind" if "bind" in str(one.get("options")) else str(one["type"]))
         for one in config.get("mounts") or []
-    ]
+    )
 
 
 def _namespaces(config: Config) -> list[tuple[str, bool]]:

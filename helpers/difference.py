@@ -252,22 +252,25 @@ def require_harmless(path: str, major: int, minor: int) -> None:
         )
 
 
-def apply(
-    root: str, archive: "Tarball", deleted: list[str], room: Callable[["Entry"], None]
-) -> list[str]:
-    """Change a root file system by a difference; room is asked before a file is made.
+def apply(root: str, archive: "Tarball", room: Callable[["Entry"], None]) -> list[str]:
+    """Make all that a difference's archive holds; room is asked before each file is made.
 
     Nothing outside of root is touched, whatever the archive says and links in root lead to.
     Raises ArchiveError, which names the entry, and OSError. Returns warnings.
     """
-    from torpor import extraction
+    from torpor.extraction import Extraction
 
-    extracting = extraction.Extraction(root)
-    try:
+    with Extraction(root) as extraction:
         for entry in archive:
             room(entry)
-            extracting.extract(entry)
-        extracting.settle()
-        return extracting.warnings + extracting.remove(deleted)
-    finally:
-        extracting.close()
+            extraction.extract(entry)
+        extraction.settle()
+        return extraction.warnings
+
+
+def remove(root: str, deleted: list[str]) -> list[str]:
+    """After that, remove what is gone; as apply()."""
+    from torpor.extraction import Extraction
+
+    with Extraction(root) as extraction:
+        return extraction.remove(deleted)

@@ -29,7 +29,10 @@ class Extraction:
         self._directories: list[Entry] = []  # whose times are set when nothing more is put in them
         self.warnings: list[str] = []
 
-    def close(self) -> None:
+    def __enter__(self) -> "Extraction":
+        return self
+
+    def __exit__(self, *_: object) -> None:
         os.close(self._root)
 
     def extract(self, entry: Entry) -> None:

@@ -13,7 +13,7 @@ from torpor.yaml_tree import shown
 _VOLUMES_MAX = 128
 # The beginnings of annotations by which runc, crun, CRIU and hooks are told what to do as root:
 # org.criu.config names a file that can have CRIU run a script.
-_INSTRUCTIONS = ("org.criu.", "org.systemd.", "run.oci.", "io.torpor.")
+INSTRUCTIONS = ("org.criu.", "org.systemd.", "run.oci.", "io.torpor.")
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def read(
 def _annotations(manifest: dict[str, Any]) -> tuple[tuple[str, str], ...]:
     """What describes the image; to instruct the host is not its author's to do."""
     said = pairs(manifest.get("annotations"), "annotations")
-    return tuple(pair for pair in said if not pair[0].startswith(_INSTRUCTIONS))
+    return tuple(pair for pair in said if not pair[0].startswith(INSTRUCTIONS))
 
 
 def _env(config: dict[str, Any]) -> tuple[str, ...]:

@@ -1,10 +1,11 @@
-"""A container as podman, CRI-O and checkpointctl describe it in a checkpoint archive.
+"""A container as podman and checkpointctl describe it in a checkpoint archive.
 
 config.dump is podman's ContainerConfig (libpod/container_config.go), of which the others
 read a part; podman takes spec.dump for the OCI configuration and adds what it makes itself.
 """
 
 import hashlib
+import os
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -98,3 +99,48 @@ def network_status(lease: Lease | None) -> dict[str, Any]:
     subnets = [{"ipnet": address, "gateway": gateway} for address, gateway in pairs if address]
     interface = {"subnets": subnets, "mac_address": lease.mac}
     return {lease.network: {"interfaces": {lease.interface: interface}}}
+
+
+# What podman makes for each container, and what is in it here.
+_FILES = {
+    "/etc/hosts": b"127.0.0.1\tlocalhost\n::1\tlocalhost\n",
+    "/etc/hostname": b"",
+    "/etc/resolv.conf": b"",
+    "/run/.containerenv": b"",
+}
+_SHM = "/dev/shm"
+_OWN = "/userdata/"  # where podman has them, in the end of the directory's name
+
+
+def bundle_of(spec: Config, directory: str) -> tuple[Config, dict[str, bytes]]:
+    """A bundle's config.json of podman's spec.dump, and the files beside it that it mounts.
+
+    directory is where the bundle is to be. Raises ValueError for what cannot be had here.
+    """
+    files: dict[str, bytes] = {}
+    mounts = []
+    for mount in spec.get("mounts") or []:
+        place, source = str(mount["destination"]), str(mount.get("source"))
+        if place == _SHM:  # its content travels as torpor's does
+            mounts.append({"destination": place, "type": "tmpfs", "source": "shm"})
+        elif place in _FILES and _OWN in source:
+            name = place.strip("/").replace("/", "-")
+            files[name] = _FILES[place] or f"{spec.get('hostname', '')}\n".encode()
+            mounts.append({**mount, "source": f"{directory}/files/{name}"})
+        else:
+            if "bind" in str(mount.get("options")) and not os.path.exists(source):
+                raise ValueError(f"it mounts {source!a} at {place}, which is not here")
+            mounts.append(mount)
+    _require_no_network(spec)
+    return {**spec, "mounts": mounts}, files
+
+
+def _require_no_network(spec: Config) -> None:
+    for one in spec["linux"].get("namespaces") or []:
+        if one.get("type") == "network" and one.get("path"):
+            raise ValueError("it is in a network of podman's, which torpor does not have")
+
+
+def is_of_runc(config: Config) -> bool:
+    """Whether the runtime that dumped it is torpor's."""
+    return config.get("runtime") == _RUNTIME

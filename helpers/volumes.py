@@ -88,6 +88,22 @@ def prepare(path: str, owner: tuple[int, int], rootfs: str = "", destination: st
     atomic_directory.make(path, lambda new: _fill(new, path, owner, rootfs, destination))
 
 
+def copy(source: str, target: str) -> None:
+    """A copy of a directory, which is not there yet, with all that its files have.
+
+    Raises TorporError.
+    """
+    from torpor.enclosure import Enclosure
+
+    os.mkdir(target, 0o755)
+    argv = ["cp", "-a", "--one-file-system", "--reflink=auto", "--sparse=auto", "--"]
+    enclosure = Enclosure([source], [target])
+    if reason := program.run(
+        [*argv, f"{source}/.", target], timeout_s=_COPY_TIMEOUT_S, enclosure=enclosure
+    ):
+        raise TorporError(f"{source} cannot be copied: {reason}", "is the disk full?")
+
+
 def _fill(new: str, path: str, owner: tuple[int, int], rootfs: str, destination: str) -> None:
     source = _open_source(path, rootfs, destination) if rootfs else None
     if source is None:

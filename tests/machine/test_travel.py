@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from containers import Container, make_busybox
+from containers import Config, Container, make_bundle, make_busybox
 from cycle import left, within
 from inside import CommandFailed
 from machine import Machine
@@ -389,9 +389,8 @@ cgroup_manager = "cgroupfs"
 events_logger = "file"
 """
 # conmon outlives the call, and keeps what it was given open.
-RESTORE = """
-systemd-run --quiet --scope --collect podman container restore --import "$1" \
-    </dev/null >/run/podman.log 2>&1
+PODMAN = """
+systemd-run --quiet --scope --collect "$@" </dev/null >/run/podman.log 2>&1
 status=$?; cat /run/podman.log; exit $status
 """
 IN_PODMAN = (
@@ -419,7 +418,8 @@ def test_podman_restores_what_torpor_exported(podman_image: str, box: Container)
     box.stop()
     machine.run("torpor", "export", "--base-image", podman_image, "box", ARCHIVE)
     counted = box.numbers()[-1]
-    machine.run("sh", "-c", RESTORE, "sh", ARCHIVE)
+    restore = ("podman", "container", "restore", "--import", ARCHIVE)
+    machine.run("sh", "-c", PODMAN, "sh", *restore)
     try:
         said = machine.run("podman", "exec", "box", "sh", "-c", IN_PODMAN).stdout
         assert said.startswith("shm\ntmpfs\nimage\nmore\n")
@@ -428,3 +428,61 @@ def test_podman_restores_what_torpor_exported(podman_image: str, box: Container)
         assert logged[:2] == ["count", str(counted + 1)]
     finally:
         machine.run("podman", "rm", "--force", "--time=0", "box")
+
+
+def test_torpor_wakes_what_podman_dumped(
+    machine: Machine, podman_image: str, other: Container
+) -> None:
+    command = f"rm /etc/deleted; echo new >/etc/new; echo shm >/dev/shm/kept; {SMALL[2]}"
+    run = ("podman", "run", "--detach", "--name=pod", "--network=none", "localhost/travel:1")
+    try:
+        machine.run("sh", "-c", PODMAN, "sh", *run, "/bin/sh", "-c", command)
+        machine.run("sh", "-c", "until podman logs pod | grep -q count; do sleep 0.1; done")
+        machine.run("podman", "container", "checkpoint", f"--export={ARCHIVE}", "pod")
+        counted = machine.run("podman", "logs", "pod").stdout.split()[-1]
+    finally:
+        machine.run("podman", "rm", "--force", "--time=0", "pod")
+    assert "which does not say where" in refused(machine, "--trust", ARCHIVE, other.name)
+    assert "is not signed" in refused(machine, f"--image={IMAGE}", ARCHIVE, other.name)
+    words = ("--trust", f"--image={IMAGE}", ARCHIVE, other.name)
+    said = machine.run("torpor", "import", *words).stderr
+    assert "podman leaves out" in said
+    other.start()
+    assert other.property("StatusText").startswith("restored"), other.journal()
+    assert other.numbers()[0] == int(counted) + 1
+    assert within(other, "cat /etc/new /dev/shm/kept; ls /etc/deleted 2>&1; true").startswith(
+        "new\nshm\nls: /etc/deleted: No such"
+    )
+    other.sleep_and_wake()
+    assert other.property("StatusText").startswith("restored"), other.journal()
+
+
+def test_a_bundle_travels_without_its_hooks(machine: Machine, other: Container) -> None:
+    rootfs = make_busybox(machine, "/srv/whole")
+
+    def change(config: Config) -> None:
+        config["process"]["args"] = ["/bin/sh", "-c", "echo me >/tmp/me; " + SMALL[2]]
+        config["hooks"] = {"poststop": [{"path": "/bin/touch", "args": ["touch", "/srv/hooked"]}]}
+        config["annotations"] = {"org.criu.config": "/etc/criu/evil.conf", "mine": "yes"}
+        config["root"]["readonly"] = False
+
+    bundle = make_bundle(machine, "/srv/bundle-of-box", rootfs, change)
+    box = Container(machine, "bundled").define(bundle=bundle)
+    try:
+        box.start()
+        box.stop()
+        machine.run("torpor", "export", "bundled", ARCHIVE)
+        box.remove()
+        machine.run("rm", "-rf", bundle, rootfs, "/srv/hooked")
+        said = machine.run("torpor", "import", "--trust", ARCHIVE, other.name).stderr
+        assert "hooks of its bundle stay behind" in said
+        other.start()
+        assert other.property("StatusText").startswith("restored"), other.journal()
+        assert within(other, "cat /tmp/me") == "me\n"
+        config = json.loads(machine.read(f"/var/lib/torpor/{other.name}/bundle/config.json"))
+        assert "hooks" not in config and config["annotations"] == {"mine": "yes"}
+        machine.run("torpor", "stop", "--fresh", other.name)
+        machine.run("test", "!", "-e", "/srv/hooked")
+    finally:
+        box.remove()
+        machine.run("rm", "-rf", bundle, rootfs, ARCHIVE)

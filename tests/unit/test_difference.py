@@ -32,7 +32,8 @@ def apply(root: Path, content: bytes, deleted: list[str] | None = None) -> list[
     root.mkdir(exist_ok=True)
     source = io.BytesIO(content)
     archive = Tarball(source.read, "x.tar", difference.ENTRIES_MAX)
-    return difference.apply(str(root), archive, deleted or [], lambda _: None)
+    warnings = difference.apply(str(root), archive, lambda _: None)
+    return warnings + difference.remove(str(root), deleted or [])
 
 
 def looks(root: Path) -> dict[str, tuple[object, ...]]:
@@ -230,7 +231,7 @@ def test_what_needs_more_room_than_there_is_is_refused_by_name(tmp_path: Path) -
     source = io.BytesIO(FILE + END)
     archive = Tarball(source.read, "x.tar", 10)
     with pytest.raises(ArchiveError, match="'a' is too large"):
-        difference.apply(str(tmp_path / "root"), archive, [], refuse)
+        difference.apply(str(tmp_path / "root"), archive, refuse)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="device nodes need root")
