@@ -23,7 +23,8 @@ DELETED = "deleted.files"
 ROOTFS = "rootfs-diff.tar"
 SHM = "devshm-checkpoint.tar"
 IMAGES = "checkpoint"
-VOLUMES = "volumes"
+VOLUMES = "volumes"  # podman's
+OWN_VOLUMES = "torpor/volumes"
 STATISTICS = "stats-dump"
 LOG = "dump.log"
 HEADER = "torpor/header"
@@ -43,7 +44,18 @@ DOCUMENTS = (
     *(CONFIG, SPEC, NETWORK, DEFINITION, OCI, BUNDLE, GENERATION, PLAN, CGROUPS, LEASE, NETNS),
     *(CREATED, DELETED),
 )
-_ORDER = (HEADER, *DOCUMENTS, ROOTFS, SHM, IMAGES, STATISTICS, LOG, MANIFEST, SIGNATURE)
+_ORDER = (
+    HEADER,
+    *DOCUMENTS,
+    ROOTFS,
+    OWN_VOLUMES,
+    SHM,
+    IMAGES,
+    STATISTICS,
+    LOG,
+    MANIFEST,
+    SIGNATURE,
+)
 DOCUMENT_MAX_BYTES = 16 << 20
 _HEADER_MAX_BYTES = 1 << 16
 _MANIFEST_MAX_BYTES = 64 << 20
@@ -332,8 +344,8 @@ class Reader:
     def _rank(self, member: Member, before: int) -> int:
         """Where it belongs. Raises ArchiveError where it is out of place, or belongs nowhere."""
         above, _, name = member.path.rpartition("/")
-        key = IMAGES if above == IMAGES and name else member.path
-        if key not in _ORDER or member.path == HEADER:
+        key = above if above in (IMAGES, OWN_VOLUMES) and name else member.path
+        if key not in _ORDER or member.path in (HEADER, OWN_VOLUMES):
             raise member.entry.error("does not belong into an archive", _NEWER)
         rank = _ORDER.index(key)
         if rank < before:

@@ -132,6 +132,8 @@ class Arrival:
                 self._receive_file(member, generation.shm)
             elif os.path.dirname(member.path) == archive.IMAGES and not member.is_directory:
                 self._receive_file(member, f"{generation.path}/{member.path}")
+            elif os.path.dirname(member.path) == archive.OWN_VOLUMES:
+                self._receive_volume(new, member)
             elif member.path.startswith(f"{archive.VOLUMES}/"):
                 raise member.entry.error("is a volume of podman's, which does not travel")
         if not self._reader.is_ours:
@@ -263,6 +265,25 @@ class Arrival:
             self._lay_tree(tree)
             self._apply(tree, member)
 
+    def _receive_volume(self, new: str, member: Member) -> None:
+        """One of its own: which of them it has, the rendering is to say."""
+        name = os.path.basename(member.path).removesuffix(".tar")
+        if name.startswith("."):
+            raise member.entry.error("is no volume")
+        _require_room(member.entry, new)
+        record.make_directory(f"{new}/volumes/{name}")
+        self._apply(f"{new}/volumes/{name}", member)
+
+    def _require_own(self, plan: Plan) -> None:
+        """That the volumes that came are those that it has."""
+        places = [said for key, said in plan if key == preparation.FILL]
+        wanted = {os.path.basename(volumes.own(self.container, place)) for place in places}
+        found = f"{self.container.state_dir}/volumes"
+        there = set(os.listdir(found)) if os.path.isdir(found) else set()
+        if wanted != there:
+            names = ", ".join(sorted(wanted ^ there))[:200]
+            raise self._error(f"has other volumes than its definition: {names!a}")
+
     def _tree(self, new: str) -> str:
         """Where its root file system is, if that is its own."""
         return f"{new}/bundle/rootfs" if self.definition.bundle else f"{new}/rootfs"
@@ -301,7 +322,7 @@ class Arrival:
         return where
 
     def _apply(self, root: str, member: Member) -> None:
-        place = f"{self._reader.where}: {archive.ROOTFS}"
+        place = f"{self._reader.where}: {member.path}"
         tree = Tarball(member.read, place, difference.ENTRIES_MAX)
         self.warnings += difference.apply(root, tree, lambda entry: _require_room(entry, root))
 
@@ -379,6 +400,7 @@ class Arrival:
         saved = self._json(archive.OCI if self._reader.is_ours else archive.SPEC)
         _require_fit(saved, rendered.config, self._reader.where)
         config = {**rendered.config, "linux": dict(rendered.config["linux"])}
+        self._require_own([*rendered.plan])
         self._keep_cgroup(saved, config, [*rendered.plan])
         record.replace(generation.config, oci_config.dumps(config))
         record.replace(generation.plan, preparation.serialize([*rendered.plan]))

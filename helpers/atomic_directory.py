@@ -55,6 +55,7 @@ def _make_alone(path: str, fill: "Callable[[str], None]", *, replaces: bool = Fa
         # Never the same name twice: a program that outlived its helper may still be filling one.
         _make(f"{parent}/.{name}-{os.urandom(4).hex()}.new", path, fill)
         os.fsync(lock)
+        _sweep(parent)
     finally:
         os.close(lock)
     return True
@@ -68,9 +69,7 @@ def _make(new: str, path: str, fill: "Callable[[str], None]") -> None:
         if reason := program.run(["sync", "--file-system", new], timeout_s=_TIMEOUT_S):
             raise TorporError(f"{path} cannot be made: {reason}", _HINT)
         if os.path.isdir(path):
-            _exchange(new, path)
-            record.sync_directory(os.path.dirname(path))
-            remove(new)
+            _exchange(new, path)  # what was there is removed by the name of what was cut off
         else:
             os.rename(new, path)
     except BaseException:

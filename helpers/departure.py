@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torpor
 from torpor import (
@@ -22,6 +22,7 @@ from torpor import (
     record,
     rendering,
     state,
+    volumes,
 )
 from torpor import definition as definitions
 from torpor.archive import Writer
@@ -43,6 +44,7 @@ _RECORDS = (
     ("network", archive.LEASE),
     ("netns", archive.NETNS),
 )
+_BY_CRIU = (("work/stats-dump", archive.STATISTICS), ("work/dump.log", archive.LOG))
 
 
 class Sleeper:
@@ -65,7 +67,6 @@ class Sleeper:
         self.base = bundle.load(self.definition.bundle) if self.definition.bundle else None
         self._require_fresh()
         self.plan = preparation.read(self.generation.plan)
-        self._require_no_volumes()
 
     def _require_fresh(self) -> None:
         container, facts = self.container, self.manifest.facts
@@ -74,12 +75,15 @@ class Sleeper:
         if facts.get("rootfs") != last_rendering.rootfs_identity(container, self.inputs):
             raise TorporError(f"the rootfs of {container.name} changed since it sleeps", _STALE)
 
-    def _require_no_volumes(self) -> None:
-        for key, said in self.plan:
-            if key in (preparation.VOLUME, preparation.FILL):
-                raise TorporError(
-                    f"{self.container.name} has a volume, {said}, which does not travel yet"
-                )
+    @property
+    def volumes(self) -> list[str]:
+        """The places of those that are its own."""
+        return [said for key, said in self.plan if key == preparation.FILL]
+
+    @property
+    def shared_volumes(self) -> list[str]:
+        """The names of those that are not, and stay here."""
+        return [said for key, said in self.plan if key == preparation.VOLUME]
 
     @property
     def kind(self) -> str:
@@ -113,28 +117,43 @@ def _inputs(container: Container) -> Inputs:
     return inputs
 
 
+class Load:
+    """The trees that travel, as long as they can be read."""
+
+    def __init__(self, rootfs: Difference, own: dict[str, Difference]) -> None:
+        """own are the differences of its volumes by their entries. Raises TorporError."""
+        self.rootfs = rootfs
+        self.trees = {archive.ROOTFS: rootfs, **own}
+        self.sizes_bytes = {path: tree.size_bytes() for path, tree in self.trees.items()}
+
+
 @contextmanager
-def rootfs_difference(sleeper: Sleeper) -> Iterator[Difference]:
-    """What its root file system has, which is mounted for that where nobody else sees it."""
+def load(sleeper: Sleeper) -> Iterator[Load]:
+    """What is mounted for that nobody else sees."""
+    with ExitStack() as stack:
+        rootfs = _of_tree(sleeper) if sleeper.kind == TREE else _of_layer(sleeper, stack)
+        stack.callback(rootfs.close)
+        own = {}
+        for place in sleeper.volumes:
+            name = f"{archive.OWN_VOLUMES}/{volumes.escape(place)}.tar"
+            own[name] = difference.of_tree(volumes.own(sleeper.container, place))
+            stack.callback(own[name].close)
+        yield Load(rootfs, own)
+
+
+def _of_tree(sleeper: Sleeper) -> Difference:
+    return difference.of_tree(sleeper.inputs.rootfs)
+
+
+def _of_layer(sleeper: Sleeper, stack: ExitStack) -> Difference:
     container = sleeper.container
-    if sleeper.kind == TREE:
-        found = difference.of_tree(sleeper.inputs.rootfs)
-        try:
-            yield found
-        finally:
-            found.close()
-        return
     digest, ids, image = preparation.first(sleeper.plan, preparation.OVERLAY).split("\t")
-    with mounts.Private():
-        mounts.mount(["-t", "tmpfs", "tmpfs", RUN_ROOT])
-        record.make_directory(container.run_dir)
-        overlay.mount(container, image, digest, ids)
-        upper = f"{overlay.storage_path(container)}/upper"
-        found = difference.of_layer(overlay.rootfs_path(container), upper, image)
-        try:
-            yield found
-        finally:
-            found.close()
+    stack.enter_context(mounts.Private())
+    mounts.mount(["-t", "tmpfs", "tmpfs", RUN_ROOT])
+    record.make_directory(container.run_dir)
+    overlay.mount(container, image, digest, ids)
+    upper = f"{overlay.storage_path(container)}/upper"
+    return difference.of_layer(overlay.rootfs_path(container), upper, image)
 
 
 def header(sleeper: Sleeper, base: Base, size_bytes: int, *, is_signed: bool) -> archive.Facts:
@@ -153,23 +172,31 @@ def header(sleeper: Sleeper, base: Base, size_bytes: int, *, is_signed: bool) ->
     }
 
 
-def write(sleeper: Sleeper, changes: Difference, rootfs_bytes: int, base: Base, to: Writer) -> None:
+def write(sleeper: Sleeper, carried: Load, base: Base, to: Writer) -> None:
     """Add all entries but the manifest. Raises ImageError where an image is damaged."""
-    for path, content in _documents(sleeper, changes, base):
+    for path, content in _documents(sleeper, carried.rootfs, base):
         to.add(path, content)
-    stream = changes.open()
-    try:
-        to.add_stream(archive.ROOTFS, rootfs_bytes, stream.read)
-        if stream.read(1):
-            raise TorporError(f"{changes.root} changed while it was read")
-    finally:
-        stream.close()
+    for path, tree in carried.trees.items():
+        _add_tree(path, tree, carried.sizes_bytes[path], to)
     if "shm.tar" in sleeper.manifest.files:
         _add_file(sleeper, "shm.tar", archive.SHM, to)
     to.add_directory(archive.IMAGES)
     for path in sorted(sleeper.manifest.files):
         if path.startswith("checkpoint/"):
             _add_file(sleeper, path, path, to)
+    for name, path in _BY_CRIU:  # where keep-logs is wanted
+        if (said := sleeper.read(name)) is not None:
+            to.add(path, said)
+
+
+def _add_tree(path: str, tree: Difference, size_bytes: int, to: Writer) -> None:
+    stream = tree.open()
+    try:
+        to.add_stream(path, size_bytes, stream.read)
+        if stream.read(1):
+            raise TorporError(f"{tree.root} changed while it was read")
+    finally:
+        stream.close()
 
 
 def _documents(sleeper: Sleeper, changes: Difference, base: Base) -> Iterator[tuple[str, bytes]]:
@@ -227,5 +254,5 @@ def base_image(sleeper: Sleeper, said: str | None) -> Base:
     return name, identity
 
 
-def total_bytes(sleeper: Sleeper, rootfs_bytes: int) -> int:
-    return rootfs_bytes + sleeper.manifest.size_bytes
+def total_bytes(sleeper: Sleeper, carried: Load) -> int:
+    return sum(carried.sizes_bytes.values()) + sleeper.manifest.size_bytes

@@ -12,7 +12,7 @@ from torpor.departure import Sleeper
 from torpor.errors import TorporError
 from torpor.lock import Lock
 from torpor.progress import Progress
-from torpor.talk import NOTICE, mebibytes, say
+from torpor.talk import NOTICE, WARNING, mebibytes, say
 
 _TO_STDOUT = "-"
 
@@ -35,14 +35,15 @@ def run(options: argparse.Namespace) -> int:
     with Lock(container, wait=False), _target(options.file) as fd:
         sleeper = Sleeper(container)
         base = departure.base_image(sleeper, options.base_image)
-        with departure.rootfs_difference(sleeper) as changes:
-            rootfs_bytes = changes.size_bytes()
-            total_bytes = departure.total_bytes(sleeper, rootfs_bytes)
+        for name in sleeper.shared_volumes:
+            say(f"{container.name}: the volume {name} is not its own, and stays here", WARNING)
+        with departure.load(sleeper) as carried:
+            total_bytes = departure.total_bytes(sleeper, carried)
             header = departure.header(sleeper, base, total_bytes, is_signed=bool(options.sign))
             with Progress(container.name, total_bytes) as progress:
                 writer = Writer(fd, header, progress.advance)
                 try:
-                    departure.write(sleeper, changes, rootfs_bytes, base, writer)
+                    departure.write(sleeper, carried, base, writer)
                     writer.finish(_signer(options.sign))
                 finally:
                     writer.close()

@@ -78,11 +78,11 @@ def _require_free(container: Container, *, replaces: bool) -> None:
 
 
 def _settle(arrival: Arrival, container: Container, reader: Reader) -> None:
-    with Progress(container.name, int(record.number(reader.header.get("size") or "0"))) as progress:
+    with Progress(container.name, _size_bytes(reader)) as progress:
         reader.progress = progress.advance
-        atomic_directory.replace(container.state_dir, arrival.fill)
-    record.make_directory(os.path.dirname(container.definition_path), 0o755)
-    record.write_durably(container.definition_path, arrival.text)
+        with _Place(container) as place:
+            atomic_directory.replace(container.state_dir, lambda new: place.take(arrival, new))
+            place.define(arrival.text)
     warn(container.name, [*arrival.warnings, *networking.leave(container)])
     by = f", signed by {arrival.signer}" if arrival.signer else ""
     say(
@@ -90,3 +90,48 @@ def _settle(arrival: Arrival, container: Container, reader: Reader) -> None:
         f"wake it with: systemctl start {container.unit}",
         NOTICE,
     )
+
+
+def _size_bytes(reader: Reader) -> int:
+    said = reader.header.get("size", "")
+    return record.number(said) if record.is_number(said) else 0
+
+
+class _Place:
+    """The definition's file, which is changed beside the state directory.
+
+    Neither may meet one of another container: a start would find that the definition changed, and
+    forget the memory. So there is none while the directories change.
+    """
+
+    def __init__(self, container: Container) -> None:
+        self._path = container.definition_path
+        self._aside = f"{self._path}.old"
+        self._state_dir = container.state_dir
+        self._inode = 0
+
+    def take(self, arrival: Arrival, new: str) -> None:
+        arrival.fill(new)
+        self._inode = os.stat(new).st_ino
+        if os.path.lexists(self._path):
+            os.rename(self._path, self._aside)
+            record.sync_directory(os.path.dirname(self._path))
+
+    def define(self, text: bytes) -> None:
+        record.make_directory(os.path.dirname(self._path), 0o755)
+        record.write_durably(self._path, text, "definition")
+        record.remove_durably(self._aside)
+
+    def __enter__(self) -> "_Place":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Where the state directory is the old one after all, so is its definition."""
+        if os.path.lexists(self._aside) and not self._has_changed():
+            os.rename(self._aside, self._path)
+
+    def _has_changed(self) -> bool:
+        try:
+            return os.stat(self._state_dir).st_ino == self._inode
+        except FileNotFoundError:
+            return False

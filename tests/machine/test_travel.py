@@ -33,6 +33,7 @@ mkdir -p new/dir; echo new >new/dir/file; ln new/dir/file new/linked; ln -s /etc
 mkfifo new/fifo; chmod 4755 new/dir/file; dd if=/dev/zero of=new/holes bs=1 count=1 seek=50000000
 touch -d 2002-03-04 new/dir; echo 'two lines' >'new/a
 name'; rm -r var/log; mkdir var/log; mkdir -p new/empty
+echo volume >'own volume/file'; ln -s x var/tmp/link
 """
 # Counts in a file of the rootfs, in one that is deleted, in /dev/shm and in a tmpfs.
 COUNT = r"""
@@ -89,6 +90,12 @@ def refused(machine: Machine, *words: str) -> str:
     return said
 
 
+def torn(machine: Machine) -> str:
+    """What is there of what was cut off."""
+    words = ("-name", "*.new", "-o", "-name", "*.old")
+    return machine.run("find", "/var/lib/torpor", "/etc/torpor", *words).stdout
+
+
 @pytest.fixture(scope="module")
 def image(machine: Machine) -> Iterator[str]:
     machine.run("sh", "-ec", MAKE_IMAGE, "sh", make_busybox(machine, IMAGE))
@@ -101,7 +108,8 @@ def box(machine: Machine, image: str) -> Iterator[Container]:
     """A container that changed all of its image, and counts."""
     container = Container(machine, "box")
     command = ["/bin/sh", "-c", f"{CHANGE}\n{COUNT}"]
-    container.define(image=image, command=command, mounts=["tmpfs:/run"])
+    own = ["/var/tmp", "/own volume"]
+    container.define(image=image, command=command, mounts=["tmpfs:/run"], volumes=own)
     container.start()
     machine.run("sh", "-c", WROTE.format("/run/torpor/box/rootfs/new/counted"))
     yield container
@@ -136,7 +144,9 @@ def test_all_that_it_wrote_over_its_image_travels_and_it_goes_on(
     assert other.property("StatusText").startswith("restored"), other.journal()
     assert other.numbers()[0] == counted + 1
     assert looks(other) == before
-    assert within(other, "cat /dev/shm/kept /run/kept") == "shm\ntmpfs\n"
+    assert within(other, "cat /dev/shm/kept /run/kept; cat '/own volume/file'; ls /var/tmp") == (
+        "shm\ntmpfs\nvolume\nlink\n"
+    )
     other.stop()
     numbers = [str(number) for number in range(1, other.numbers()[-1] + 1)]
     assert (
@@ -199,7 +209,28 @@ def test_a_container_is_replaced_only_when_that_is_said(small: Container) -> Non
     assert small.state() == "READY"
     small.start()
     assert small.property("StatusText").startswith("restored"), small.journal()
-    assert machine.run("find", "/var/lib/torpor", "-name", "*.new").stdout == ""
+    assert torn(machine) == ""
+
+
+@pytest.mark.parametrize(
+    ("point", "first"),
+    [("filled", "restored"), ("before definition", ""), ("after definition", "restored")],
+)
+def test_an_import_that_is_killed_costs_no_memory(small: Container, point: str, first: str) -> None:
+    """It is the old one, or none that starts, or the new one; and the import can be repeated."""
+    machine = small.machine
+    words = ("import", "--trust", "--replace", ARCHIVE)
+    fault = {"TORPOR_FAULT": f"{point}=kill"}
+    assert machine.run("torpor", *words, env=fault, check=False).returncode
+    small.systemctl("start", check=False)
+    assert small.property("StatusText").startswith(first), small.journal()
+    assert small.state() == ("RUNNING" if first else "READY")
+    machine.run("torpor", "stop", "--fresh", "small", check=False)
+    small.systemctl("stop", check=False)
+    machine.run("torpor", *words)
+    assert torn(machine) == ""
+    small.start()
+    assert small.property("StatusText").startswith("restored"), small.journal()
 
 
 def test_after_an_import_a_change_counts_as_ever(small: Container, other: Container) -> None:
