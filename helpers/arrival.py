@@ -315,10 +315,9 @@ class Arrival:
                 f"began with the image {there}; {self.definition.image} is {here}",
                 "copy that image here with skopeo, and name it with --image",
             )
-        if not (there and here):
-            self.warnings.append(
-                f"nobody can tell whether {self.definition.image} is the image that it began with"
-            )
+        doubt = f"nobody can tell whether {self.definition.image} is the image that it began with"
+        if not (there and here) and doubt not in self.warnings:
+            self.warnings.append(doubt)
         return where
 
     def _apply(self, root: str, member: Member) -> None:

@@ -14,6 +14,7 @@ IMAGES = "A slice, limits and an image"
 SNAPSHOTS = "Going back"
 NETWORK = "A network of its own"
 SYSTEMD = "systemd in the container"
+TRAVEL = "To another host"
 
 
 def commands(section: str) -> str:
@@ -45,7 +46,7 @@ def test_the_first_container_counts_on_after_its_sleep(machine: Machine) -> None
 
 def test_the_tour_of_images_runs_as_it_stands(machine: Machine) -> None:
     make_busybox(machine, "/srv/hello")
-    cache = Container(machine, "cache")
+    cache, copy = Container(machine, "cache"), Container(machine, "cache-copy")
     try:
         done = machine.run("bash", "-euxc", commands(IMAGES))
         assert "/torpor.slice/torpor-caches.slice/torpor@cache.service" in done.stdout
@@ -65,9 +66,13 @@ def test_the_tour_of_images_runs_as_it_stands(machine: Machine) -> None:
         cache.start()
         assert "back to snapshot 2" in cache.journal()
         assert cache.property("StatusText").startswith("restored generation 6")
+        machine.run("bash", "-euxc", commands(TRAVEL))
+        assert copy.property("StatusText").startswith("restored"), copy.journal()
     finally:
         machine.run("systemctl", "disable", "--now", "torpor-snapshot@cache.timer")
         cache.remove()
+        copy.remove()
+        machine.run("rm", "-f", "/srv/cache.tar.zst")
         machine.run("rm", "-rf", "/srv/hello", "/var/lib/torpor/.volumes/cache-data")
 
 

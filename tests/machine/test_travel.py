@@ -12,6 +12,22 @@ from machine import Machine
 
 IMAGE = "/srv/travel-image"
 ARCHIVE = "/srv/box.tar.zst"
+WATCHER = r"""
+#include <stdio.h>
+#include <sys/inotify.h>
+#include <unistd.h>
+int main(int count, char **words) {
+    char found[4096];
+    int fd = inotify_init();
+    setvbuf(stdout, NULL, _IOLBF, 0);
+    while (--count) printf("watch %d\n", inotify_add_watch(fd, words[count], IN_MODIFY));
+    for (;;) {
+        if (read(fd, found, sizeof(found)) > 0)
+            printf("changed %d\n", ((struct inotify_event *) found)->wd);
+    }
+}
+"""
+MAKE_WATCHER = "cat >/srv/w.c; gcc -static -o /srv/travel-image/bin/watcher /srv/w.c; rm /srv/w.c"
 # podman has a container's root as 0555, whatever its image says, and CRIU looks at that.
 MAKE_IMAGE = """
 cd "$1"; mkdir -p etc/gone etc/again/old etc/moved/deep etc/mode etc/to-file var/log new run
@@ -359,6 +375,36 @@ def test_hostile_archives_change_nothing(small: Container) -> None:
     assert "is no tar archive" in refused(machine, "--trust", "/etc/passwd", "x")
     assert machine.run("sh", "-c", "ls -d /run/torpor/x /etc/owned", check=False).stdout == ""
     machine.run("rm", hostile)
+
+
+def test_watches_go_on_over_a_copy_of_the_image(
+    machine: Machine, image: str, other: Container
+) -> None:
+    """Where no inode is what it was: CRIU is to find the files by their names."""
+    machine.run("sh", "-ec", MAKE_WATCHER, input=WATCHER)
+    copy = "/srv/travel-copy"
+    command = "echo x >/new/file; exec /bin/watcher /new/file /etc/kept"
+    box = Container(machine, "watching").define(image=image, command=["/bin/sh", "-c", command])
+    try:
+        box.start()
+        machine.run(
+            "sh", "-c", "until journalctl -u torpor@watching | grep -q 'watch 2'; do :; done"
+        )
+        box.stop()
+        machine.run("torpor", "export", "watching", ARCHIVE)
+        box.remove()
+        machine.run("cp", "-a", image, copy)
+        machine.run("torpor", "import", "--trust", f"--image={copy}", ARCHIVE, other.name)
+        other.start()
+        assert other.property("StatusText").startswith("restored"), other.journal()
+        for path, said in (("/etc/kept", "changed 1"), ("/new/file", "changed 2")):
+            within(other, f"echo y >>{path}")
+            script = 'until journalctl -u "$1" | grep -q "$2"; do sleep 0.1; done'
+            machine.run("timeout", "5", "sh", "-c", script, "sh", other.unit, said)
+    finally:
+        box.remove()
+        other.remove()
+        machine.run("rm", "-rf", copy, ARCHIVE)
 
 
 def test_an_address_that_is_taken_is_not_given_twice(
