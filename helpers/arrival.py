@@ -5,10 +5,9 @@ in it; all else, paths above all, is this host's. What a wake compares (the defi
 file system) is recorded as it is here: a later change counts as it does for who fell asleep here.
 """
 
-import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,6 +18,7 @@ from torpor import (
     bundle,
     difference,
     facts,
+    fitting,
     image_config,
     image_store,
     images,
@@ -43,6 +43,7 @@ from torpor.archive import Member, Reader
 from torpor.cgroup_tree import Saved
 from torpor.container import RUN_ROOT, STATE_ROOT, Container
 from torpor.definition import Definition
+from torpor.definition_text import moved_text
 from torpor.errors import ArchiveError, TorporError
 from torpor.images import Generation, Manifest
 from torpor.lease import Lease, Table
@@ -192,7 +193,7 @@ class Arrival:
         if rendering.digest(said, base) != self._sealed().facts.get("inputs"):
             raise self._error("is not what it seems: its images are of another definition")
         moved = replace(said, name=name, **self._moves(said))
-        self.text = _rewritten(text, said, moved)
+        self.text = moved_text(text, said, moved)
         found = definitions.parse(name, place, self.text)
         if found.digest() != moved.digest():
             raise self._error("has a definition whose paths cannot be changed", _NOT_HERE)
@@ -397,7 +398,7 @@ class Arrival:
             self._lay_bundle()
         rendered, inputs = rendering.anticipate(container)
         saved = self._json(archive.OCI if self._reader.is_ours else archive.SPEC)
-        _require_fit(saved, rendered.config, self._reader.where)
+        fitting.require(saved, rendered.config, self._reader.where)
         config = {**rendered.config, "linux": dict(rendered.config["linux"])}
         self._require_own([*rendered.plan])
         self._keep_cgroup(saved, config, [*rendered.plan])
@@ -518,84 +519,3 @@ def _directory(words: str) -> str:
     except WrongError as error:
         raise TorporError(f"--image: {error.problem}", error.hint) from error
     return image_store.unpack(image.directory, found.digest, found.manifest_size_bytes)
-
-
-def _rewritten(text: bytes, said: Definition, wanted: Definition) -> bytes:
-    """The definition's text with what is another in wanted; as it was where nothing is."""
-    moved = {
-        key: str(getattr(wanted, key))
-        for key in ("rootfs", "image", "bundle")
-        if getattr(wanted, key) != getattr(said, key)
-    }
-    if not moved:
-        return text
-    lines = text.decode("utf-8-sig").splitlines(keepends=True)
-    for key, value in moved.items():
-        number = said.lines[key] - 1
-        if not lines[number].startswith(f"{key}:"):
-            return _dumped(text, moved)
-        lines[number] = f"{key}: {json.dumps(value)}\n"
-    return "".join(lines).encode()
-
-
-def _dumped(text: bytes, moved: dict[str, str]) -> bytes:
-    import yaml
-
-    said = yaml.load(text, Loader=yaml.BaseLoader)  # makes nothing but text
-    return yaml.safe_dump({**said, **moved}, sort_keys=False, allow_unicode=True).encode()
-
-
-def _require_fit(saved: Config, here: Config, where: str) -> None:
-    """That here is, for CRIU's images, the configuration that they were made with.
-
-    CRIU finds mounts by their destinations, and makes namespaces and ids as they were.
-    """
-    for what, look in _FITTING.items():
-        try:
-            then = look(saved)
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise ArchiveError(f"{where}: {archive.OCI}: its {what} are not readable") from error
-        now = look(here)
-        if then != now:
-            only = sorted(set(map(str, then)) ^ set(map(str, now)))
-            raise ArchiveError(
-                f"{where}: its {what} are not what they would be here: "
-                f"{', '.join(only)[:300] or 'their order'}",
-                "its images fit only the configuration that they were made with; is the same "
-                "version of torpor here, and what its definition names?",
-            )
-
-
-def _mounts(config: Config) -> list[tuple[str, str]]:
-    return sorted(
-        (str(one["destination"]), "bind" if "bind" in str(one.get("options")) else str(one["type"]))
-        for one in config.get("mounts") or []
-    )
-
-
-def _namespaces(config: Config) -> list[tuple[str, bool]]:
-    found = (config.get("linux") or {}).get("namespaces") or []
-    return sorted((str(one["type"]), bool(one.get("path"))) for one in found)
-
-
-def _ids(config: Config) -> list[tuple[str, int, int, int]]:
-    linux = config.get("linux") or {}
-    return [
-        (key, int(one["containerID"]), int(one["hostID"]), int(one["size"]))
-        for key in ("uidMappings", "gidMappings")
-        for one in linux.get(key) or []
-    ]
-
-
-def _covered(config: Config) -> list[str]:
-    linux = config.get("linux") or {}
-    return sorted({*(linux.get("maskedPaths") or []), *(linux.get("readonlyPaths") or [])})
-
-
-_FITTING: dict[str, Callable[[Config], list[Any]]] = {
-    "mounts": _mounts,
-    "namespaces": _namespaces,
-    "mapped ids": _ids,
-    "covered paths": _covered,
-    "root": lambda config: [bool((config.get("root") or {}).get("readonly"))],
-}

@@ -54,8 +54,7 @@ def config_dump(origin: Origin, config: Config, lease: Lease | None) -> dict[str
         "cgroupsMode": "enabled",
         "shmSize": 65536000,
         "passwd": False,
-        "createNetNS": lease is not None and not lease.mapped,
-        "newNetworks": _networks(lease),
+        **_network(lease),
     }
 
 
@@ -72,10 +71,12 @@ def _ids(config: Config) -> dict[str, Any]:
     return {"HostUIDMapping": has_none, "HostGIDMapping": has_none, **maps}
 
 
-def _networks(lease: Lease | None) -> dict[str, Any]:
-    if lease is None or lease.kind != BRIDGE:
-        return {}
-    return {lease.network: {"interface_name": lease.interface}}
+def _network(lease: Lease | None) -> dict[str, Any]:
+    """A bridge of that name must be one of podman's networks."""
+    if lease is None or lease.kind != BRIDGE or lease.mapped:
+        return {"createNetNS": False}
+    networks = {lease.network: {"interface_name": lease.interface}}
+    return {"createNetNS": True, "networkMode": "bridge", "newNetworks": networks}
 
 
 def spec_dump(config: Config) -> Config:

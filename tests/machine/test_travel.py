@@ -507,6 +507,28 @@ def test_podman_restores_what_torpor_exported(podman_image: str, box: Container)
         machine.run("podman", "rm", "--force", "--time=0", "box")
 
 
+def test_podman_gives_it_the_address_that_it_had(machine: Machine, podman_image: str) -> None:
+    network = {"bridge": "tra1", "subnet": "10.76.0.0/24"}
+    box = Container(machine, "bridged").define(image=IMAGE, command=SMALL, network=network)
+    try:
+        box.start()
+        address = str(box.status()["addresses"]).strip("[']")
+        mac = machine.run("ip", "-n", "torpor-bridged", "-br", "link", "show", "eth0").stdout
+        box.stop()
+        machine.run("torpor", "export", "--base-image", podman_image, "bridged", ARCHIVE)
+        machine.run("torpor", "discard", "bridged")
+        machine.run("podman", "network", "create", "--subnet=10.76.0.0/24", "tra1")
+        restore = ("podman", "container", "restore", "--import", ARCHIVE)
+        machine.run("sh", "-c", PODMAN, "sh", *restore)
+        found = machine.run("podman", "exec", "bridged", "busybox", "ip", "addr").stdout
+        assert f"inet {address} " in found and mac.split()[2] in found
+    finally:
+        machine.run("podman", "rm", "--force", "--time=0", "bridged", check=False)
+        machine.run("podman", "network", "rm", "tra1", check=False)
+        box.remove()
+        machine.run("rm", "-f", ARCHIVE)
+
+
 def test_torpor_wakes_what_podman_dumped(
     machine: Machine, podman_image: str, other: Container
 ) -> None:

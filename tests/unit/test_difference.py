@@ -8,7 +8,10 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from fuzz import cases
 from torpor import difference, tarball
 from torpor.difference import Difference
 from torpor.errors import ArchiveError, TorporError
@@ -247,3 +250,29 @@ def test_overlayfs_is_not_told_anything(tmp_path: Path) -> None:
     warnings = apply(tmp_path / "root", info.tobuf(tarfile.PAX_FORMAT) + END)
     assert "stays behind" in warnings[0]
     assert os.listxattr(tmp_path / "root/a") == []
+
+
+SEEDS = [content for name, content in ATTACKS.items() if name not in ("nothing", "words")]
+
+
+@cases(300)
+@given(st.data())
+def test_whatever_was_changed_nothing_gets_out(tmp_path: Path, data: st.DataObject) -> None:
+    place = tmp_path / f"{len(os.listdir(tmp_path))}"
+    root = place / "outer/root"
+    root.mkdir(parents=True)
+    (root / "there").symlink_to(place)
+    (root / "dir").mkdir()
+    content = bytearray(data.draw(st.sampled_from(SEEDS)) + data.draw(st.sampled_from(SEEDS)))
+    for _ in range(data.draw(st.integers(0, 3))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    for start in range(0, len(content) - 511, 512):  # the sums are to be right, or little is read
+        block = content[start : start + 512]
+        if block[257:262] == b"ustar":
+            total = sum(block) - sum(block[148:156]) + 8 * 32
+            content[start + 148 : start + 156] = b"%06o\0 " % total
+    try:
+        apply(root, bytes(content) + END)
+    except ArchiveError as refused:
+        assert "\n" not in str(refused) and len(str(refused)) < 1000
+    assert os.listdir(place) == ["outer"] and os.listdir(place / "outer") == ["root"]

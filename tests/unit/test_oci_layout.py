@@ -137,6 +137,7 @@ def test_a_configuration_says_what_to_run_and_as_whom(layout: Layout) -> None:
         labels=(("org.example", "yes"),),
         annotations=(("org.example.built", "here"),),
         created="2026-01-02T03:04:05Z",
+        config_digest=json.loads(layout.path(manifest).read_text())["config"]["digest"],
     )
 
 
