@@ -308,18 +308,19 @@ class Arrival:
             self.warnings += difference.remove(root, deleted)
 
     def _layer(self) -> facts.Storage:
-        where = facts.storage(self.definition, None, facts.id_map(self.definition))
+        image = self.definition.image
+        assert image is not None
         there = self._reader.header.get("image", "")
-        here = where.image.digest if where.image else ""
+        here = _load(image, self.definition.path).digest if image.is_layout else ""
         if there and here and there != here:
             raise self._error(
-                f"began with the image {there}; {self.definition.image} is {here}",
+                f"began with the image {there}; {image} is {here}",
                 "copy that image here with skopeo, and name it with --image",
             )
-        doubt = f"nobody can tell whether {self.definition.image} is the image that it began with"
+        doubt = f"nobody can tell whether {image} is the image that it began with"
         if not (there and here) and doubt not in self.warnings:
             self.warnings.append(doubt)
-        return where
+        return facts.storage(self.definition, None, facts.id_map(self.definition))
 
     def _apply(self, root: str, member: Member) -> None:
         place = f"{self._reader.where}: {member.path}"
@@ -509,13 +510,17 @@ def _config(content: bytes, where: str) -> Config:
     return said
 
 
+def _load(image: oci_layout.Image, where: str) -> image_config.ImageConfig:
+    try:
+        return oci_layout.load(image)
+    except WrongError as error:
+        raise TorporError(f"{where}: {error.problem}", error.hint) from error
+
+
 def _directory(words: str) -> str:
     """The root file system of an image that --image names."""
     image = _image(words)
     if not image.is_layout:
         return os.path.realpath(image.directory)
-    try:
-        found = oci_layout.load(image)
-    except WrongError as error:
-        raise TorporError(f"--image: {error.problem}", error.hint) from error
+    found = _load(image, "--image")
     return image_store.unpack(image.directory, found.digest, found.manifest_size_bytes)

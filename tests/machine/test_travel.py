@@ -5,8 +5,9 @@ from collections.abc import Iterator
 
 import pytest
 
+import guest
 from containers import Config, Container, make_bundle, make_busybox
-from cycle import left, within
+from cycle import INIT, enter, left, settled, within
 from inside import CommandFailed
 from machine import Machine
 
@@ -451,6 +452,61 @@ def test_mapped_ids_travel(machine: Machine, image: str, other: Container) -> No
     finally:
         box.remove()
         machine.run("rm", "-rf", ARCHIVE)
+
+
+def test_a_systemd_travels_with_its_services(machine: Machine, other: Container) -> None:
+    box = Container(machine, "system").define(
+        image=guest.PLACE, command=INIT, idmap="0:100000:65536", notify="container"
+    )
+    try:
+        box.start()
+        enter(box, "echo mine >/root/mine; systemd-run -q --unit=long sleep 10000")
+        long = enter(box, "systemctl show -P MainPID long")
+        box.stop()
+        machine.run("torpor", "export", "system", ARCHIVE)
+        box.remove()
+        machine.run("torpor", "import", "--trust", ARCHIVE, other.name)
+        other.start()
+        assert other.property("StatusText").startswith("restored"), other.journal()
+        assert settled(other) == "running"
+        assert enter(other, "cat /root/mine; systemctl show -P MainPID long") == f"mine\n{long}"
+        other.sleep_and_wake()
+        assert other.property("StatusText").startswith("restored"), other.journal()
+    finally:
+        box.remove()
+        other.remove()
+        machine.run("rm", "-f", ARCHIVE)
+
+
+MAKE_LAYOUT = """
+umoci init --layout "$1"; umoci new --image "$1:v1"; umoci unpack --image "$1:v1" /srv/made
+cp -a /srv/travel-image/. /srv/made/rootfs/; umoci repack --image "$1:v1" /srv/made
+umoci config --image "$1:v1" --tag v2 --config.env A=b; rm -rf /srv/made
+"""
+
+
+def test_an_image_of_a_layout_is_the_one_or_another(
+    machine: Machine, image: str, other: Container
+) -> None:
+    layout = "/srv/travel-layout"
+    machine.run("sh", "-ec", MAKE_LAYOUT, "sh", layout)
+    box = Container(machine, "layered").define(image=f"oci:{layout}:v1", command=SMALL)
+    try:
+        box.start()
+        box.stop()
+        machine.run("torpor", "export", "layered", ARCHIVE)
+        words = ("--trust", f"--image=oci:{layout}:v2", ARCHIVE, other.name)
+        assert "began with the image sha256:" in refused(machine, *words)
+        machine.run("mv", layout, f"{layout}-moved")
+        assert layout in refused(machine, "--trust", ARCHIVE, other.name)
+        words = ("--trust", f"--image=oci:{layout}-moved:v1", ARCHIVE, other.name)
+        assert "nobody can tell" not in machine.run("torpor", "import", *words).stderr
+        other.start()
+        assert other.property("StatusText").startswith("restored"), other.journal()
+    finally:
+        box.remove()
+        other.remove()
+        machine.run("rm", "-rf", ARCHIVE, layout, f"{layout}-moved", "/var/lib/torpor/.images")
 
 
 PODMAN_IMAGE = """
