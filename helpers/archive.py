@@ -11,6 +11,7 @@ import io
 import os
 import tarfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from torpor import process, record
 from torpor.errors import ArchiveError, RecordError, TorporError
@@ -62,6 +63,7 @@ _MANIFEST_MAX_BYTES = 64 << 20
 _ENTRIES_MAX = 1 << 18  # CRIU writes a few for each process
 _FORM = "archive"
 _FORM_OF_MANIFEST = "archive-manifest"
+STANDARD = "-"  # input or output
 _NEWER = "was it made by another version of torpor?"
 # zstd passes on what it does not know; gzip it knows.
 _EXPAND = ("zstd", "--quiet", "--decompress", "--stdout", "--force", "--memory=128MB")
@@ -247,14 +249,35 @@ class Member:
         self._rest = b""
 
 
+@contextmanager
+def opened(path: str) -> "Iterator[Reader]":
+    """An archive to be read, "-" for standard input. Raises ArchiveError, TorporError.
+
+    with archive.opened(path) as found:
+        found.header["name"]
+        for member in found.members(): ...
+    """
+    if path == STANDARD:
+        if os.isatty(0):
+            raise TorporError("an archive does not come from a terminal", "say: <FILE")
+        fd, where = os.dup(0), "the archive"
+    else:
+        try:
+            fd, where = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY), path
+        except OSError as error:
+            raise ArchiveError(f"{path}: {error.strerror}") from error
+    try:
+        with Reader(fd, where) as found:
+            yield found
+    finally:
+        os.close(fd)
+
+
 class Reader:
     """An archive being read from a descriptor, whatever compressed it.
 
-    with archive.Reader(fd, path) as found:
-        found.header["name"]
-        for member in found.members(): ...
-
-    When the members have come to their end, all were what the manifest says.
+    When the members have come to their end, all were what the manifest says. header is empty, and
+    nothing vouches for the members, where it is podman's (is_ours).
     """
 
     def __init__(self, fd: int, where: str) -> None:

@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from torpor import departure, record, signature
+from torpor import archive, departure, record, signature
 from torpor.archive import Writer
 from torpor.container import Container
 from torpor.departure import Sleeper
@@ -13,8 +13,6 @@ from torpor.errors import TorporError
 from torpor.lock import Lock
 from torpor.progress import Progress
 from torpor.talk import NOTICE, WARNING, mebibytes, say
-
-_TO_STDOUT = "-"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,7 +57,7 @@ def _signer(key: str | None) -> Callable[[bytes], bytes] | None:
 @contextmanager
 def _target(path: str) -> Iterator[int]:
     """A descriptor to write to; the file is there, durably, only when all went well."""
-    if path == _TO_STDOUT:
+    if path == archive.STANDARD:
         if os.isatty(1):
             raise TorporError(
                 "an archive is nothing for a terminal", "say: torpor export ... >FILE"

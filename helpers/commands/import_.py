@@ -3,7 +3,7 @@
 import argparse
 import os
 
-from torpor import atomic_directory, networking, record
+from torpor import archive, atomic_directory, networking, record
 from torpor.archive import Reader
 from torpor.arrival import Arrival, Wishes
 from torpor.container import Container
@@ -12,8 +12,6 @@ from torpor.lock import Lock
 from torpor.progress import Progress
 from torpor.systemd import Unit
 from torpor.talk import NOTICE, mebibytes, say, warn
-
-_FROM_STDIN = "-"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,15 +29,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     rootfs = os.path.abspath(options.rootfs) if options.rootfs else None
     wishes = Wishes(options.image, rootfs, options.trust)
-    fd, where = _source(options.file)
-    try:
-        with Reader(fd, where) as reader:
-            container = _named(options.name, reader)
-            with Lock(container, wait=False):
-                _require_free(container, replaces=options.replace)
-                _settle(Arrival(container, reader, wishes), container, reader)
-    finally:
-        os.close(fd)
+    with archive.opened(options.file) as reader:
+        container = _named(options.name, reader)
+        with Lock(container, wait=False):
+            _require_free(container, replaces=options.replace)
+            _settle(Arrival(container, reader, wishes), container, reader)
     return 0
 
 
@@ -48,17 +42,6 @@ def _named(name: str | None, reader: Reader) -> Container:
     if not said:
         raise ArchiveError(f"{reader.where} does not say what it is of", "name it: NAME after FILE")
     return Container(said)
-
-
-def _source(path: str) -> tuple[int, str]:
-    if path == _FROM_STDIN:
-        if os.isatty(0):
-            raise TorporError("an archive does not come from a terminal", "say: <FILE")
-        return os.dup(0), "the archive"
-    try:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY), path
-    except OSError as error:
-        raise ArchiveError(f"{path}: {error.strerror}") from error
 
 
 def _require_free(container: Container, *, replaces: bool) -> None:
