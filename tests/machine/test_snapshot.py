@@ -283,6 +283,27 @@ def test_a_root_file_system_that_others_have_too_is_refused(machine: Machine) ->
         subject.remove()
 
 
+def test_a_volume_that_others_have_too_goes_on(machine: Machine) -> None:
+    subject = Subject(machine, "moment", "image", volume="common:/kept")
+    other = Container(machine, "other").define(
+        image=subject.rootfs, command=["/bin/sleep", "1000"], mounts=["common:/kept"]
+    )
+    try:
+        subject.snapshot()
+        other.start()
+        assert "not in it: volume common, which other has too" in subject.torpor("snapshot")
+        subject.container.stop()
+        said = subject.torpor("rollback", "1", check=False)
+        assert "the volume common is that of other too by now" in said
+        assert subject.container.state() == "READY"
+        subject.torpor("rollback", "2")
+        place = machine.run("ls", "-a", "/var/lib/torpor/.volumes").stdout
+        assert place.split() == [".", "..", "common"]
+    finally:
+        other.remove()
+        subject.remove()
+
+
 def test_links_are_copied_not_followed_and_what_is_mounted_is_left_out(machine: Machine) -> None:
     script = "cd {}; ln -s /etc/shadow evil; ln -s /root dir; ln -s ../../../.. up; mkfifo pipe"
     subject = Subject(machine, "moment", "rootfs")

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torpor import images, snapshots
+from torpor import capture, images, snapshots
+from torpor.capture import Place
 from torpor.container import Container
-from torpor.errors import ImageError
+from torpor.errors import ImageError, RecordError, TorporError
 from torpor.images import Manifest
 from torpor.snapshots import INTERVAL_S, Snapshot
 
@@ -93,6 +94,19 @@ def test_another_containers_snapshot_is_none(container: Container) -> None:
     assert snapshots.known(container) == []
     with pytest.raises(ImageError):
         snapshots.load(container, 3)
+
+
+def test_its_places_are_read_back_and_nothing_else_is(container: Container) -> None:
+    snapshot = make(container, 2)
+    places = [Place(capture.STORAGE, "/a b/storage"), Place(capture.VOLUME, "/v=1")]
+    capture.write(snapshot.places, places)
+    assert capture.read(snapshot.places) == places
+    with pytest.raises(TorporError):
+        capture.write(snapshot.places, [Place(capture.ROOTFS, "/srv/a\nvolume=/etc")])
+    for text in (b"", b"torpor-places=1\nhome=/root\n", b"torpor-places=1\nvolume\n"):
+        Path(snapshot.places).write_bytes(text)
+        with pytest.raises(RecordError):
+            capture.read(snapshot.places)
 
 
 def test_a_snapshot_answers_three_crashes_within_an_hour(container: Container) -> None:
