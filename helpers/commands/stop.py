@@ -210,7 +210,7 @@ class _Stop:
             self._stand_in()
             notify.status("checkpointing")
             progress = notify.Progress(
-                "checkpointing", lambda: f", {mebibytes(generation.size_bytes())} written"
+                "checkpointing", lambda: f": {mebibytes(generation.size_bytes())} written"
             )
             following = Following(generation.images)
             commit = Commit(

@@ -215,7 +215,7 @@ HEAVY = r"""
 #include <stdlib.h>
 #include <unistd.h>
 int main(void) {
-    size_t words = (size_t)3 << 26; /* 1.5 GiB */
+    size_t words = (size_t)5 << 26; /* 2.5 GiB */
     uint64_t *memory = malloc(words * 8), seed = 88172645463325252u;
     for (size_t i = 0; i < words; i++) {
         seed ^= seed << 13; seed ^= seed >> 7; seed ^= seed << 17;
