@@ -91,6 +91,7 @@ def plot(samples: Samples, path: Path) -> None:
     import matplotlib as mpl
 
     mpl.use("svg")
+    mpl.rcParams["svg.fonttype"] = "none"
     from matplotlib import pyplot
 
     drawn = [what for what in _DRAWN if what in samples]

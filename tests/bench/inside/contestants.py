@@ -54,6 +54,9 @@ class Contestant:
         self.wake()
         until_running(self.name)
 
+    def clear(self) -> None:
+        """Between a sleep and a wake, not measured: what is left of the sleep."""
+
     def images(self) -> Path:
         raise NotImplementedError
 
@@ -218,8 +221,7 @@ class RuncUnit(Runc):
         super().sleep()
         until_gone(self.name)
 
-    def settle(self) -> None:
-        """After a sleep the foreground runc has yet to leave."""
+    def clear(self) -> None:
         units = [f"{self.name}-run", f"{self.name}-restore"]
         run(["systemctl", "stop", *units], check=False)
         run(["systemctl", "reset-failed", *units], check=False)
@@ -227,7 +229,7 @@ class RuncUnit(Runc):
     def end(self) -> None:
         run(["runc", "kill", self.name, "KILL"], check=False)
         until_gone(self.name)
-        self.settle()
+        self.clear()
         super().end()
 
 
@@ -300,8 +302,6 @@ class Quadlet(Contestant):
 
 
 def settle(contestant: Contestant) -> None:
-    """Between two measurements: nothing of the last one goes on."""
-    if isinstance(contestant, RuncUnit):
-        contestant.settle()
+    """Between two measurements: nothing of the last one goes on, such as the removal of images."""
     run(["sync", "--file-system", str(PLACE)])
-    time.sleep(0.1)
+    time.sleep(0.1 + contestant.mib / 2048)

@@ -21,8 +21,8 @@ from contestants import (
     Torpor,
     settle,
 )
-from samples import Samples, in_turns
-from watch import milliseconds, run, until_running
+from samples import Samples, in_turns, say
+from watch import BenchError, milliseconds, run, until_running
 
 # A dump that waited for CRIU's next look at a cgroup it freezes (alarm in freezer.c: 100 ms)
 _POLLED_MS = 50.0
@@ -50,9 +50,7 @@ def rounds_of(samples: Samples, rounds: int, mib: int, *, cold: bool) -> None:
     """Sleeps and wakes of one container of each kind."""
     kinds = (Torpor, Runc, SyncedRunc, RuncUnit, Podman, PodmanCrun)
     contestants = [kind(f"m{mib}-{number}", mib) for number, kind in enumerate(kinds)]
-    for each in contestants:
-        each.make()
-        each.started()
+    contestants = [each for each in contestants if _sleeps_and_wakes(each)]
     bytes_of = Bytes(mib)
 
     def measure(each: Contestant | Bytes, counts: bool) -> None:
@@ -61,6 +59,7 @@ def rounds_of(samples: Samples, rounds: int, mib: int, *, cold: bool) -> None:
             return
         settle(each)
         slept_ms = milliseconds(each.sleep)
+        each.clear()
         settle(each)
         if cold:
             each.forget_pages()
@@ -76,6 +75,21 @@ def rounds_of(samples: Samples, rounds: int, mib: int, *, cold: bool) -> None:
     in_turns(everybody, rounds, measure)
     bytes_of.remove()
     _remove(contestants)
+
+
+def _sleeps_and_wakes(each: Contestant) -> bool:
+    """Start it, and try: not everybody can on every host."""
+    each.make()
+    each.started()
+    try:
+        each.sleep()
+        each.clear()
+        settle(each)
+        each.woken()
+    except BenchError as error:
+        say(f"{each.kind} is left out: {error}")
+        return False
+    return True
 
 
 class Bytes:
