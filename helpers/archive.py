@@ -35,6 +35,7 @@ BUNDLE = "torpor/bundle.json"
 GENERATION = "torpor/generation"
 PLAN = "torpor/plan"
 CGROUPS = "torpor/cgroups"
+MOUNTS = "torpor/mounts"
 LEASE = "torpor/network"
 NETNS = "torpor/netns"
 CREATED = "torpor/created"
@@ -42,8 +43,8 @@ MANIFEST = "torpor/manifest"
 SIGNATURE = "torpor/manifest.sig"
 
 DOCUMENTS = (
-    *(CONFIG, SPEC, NETWORK, DEFINITION, OCI, BUNDLE, GENERATION, PLAN, CGROUPS, LEASE, NETNS),
-    *(CREATED, DELETED),
+    *(CONFIG, SPEC, NETWORK, DEFINITION, OCI, BUNDLE, GENERATION, PLAN, CGROUPS, MOUNTS, LEASE),
+    *(NETNS, CREATED, DELETED),
 )
 _ORDER = (
     HEADER,

@@ -24,6 +24,7 @@ from torpor import (
     images,
     last_rendering,
     lease,
+    mount_flags,
     mounts,
     netns_status,
     oci_config,
@@ -454,11 +455,14 @@ class Arrival:
             record.replace(lease.path(self.container), given.serialize())
         for path, place in (
             (archive.CGROUPS, generation.cgroups),
+            (archive.MOUNTS, generation.mounts),
             (archive.NETNS, generation.netns),
         ):
             if path in self._documents:
                 record.replace(place, self._documents[path])
-        Saved(generation.cgroups)  # looked at before anybody goes by it
+        # Looked at before anybody goes by them.
+        Saved(generation.cgroups)
+        mount_flags.Saved(generation.mounts)
 
 
 _ELSEWHERE = (preparation.CGROUP, preparation.CGROUP_IN_UNIT)

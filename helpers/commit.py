@@ -11,6 +11,7 @@ from torpor import (
     criu_files,
     fault,
     images,
+    mount_flags,
     mounts,
     patience,
     preparation,
@@ -68,7 +69,9 @@ def complete(
     shm.save(container, plan, generation, progress, stall)
     if preparation.joins_ipc(plan):
         criu.leave_out_ipc(generation.images)
-    criu_files.mend(generation.images, cgroup.pids())
+    pids = cgroup.pids()
+    mount_flags.save(pids, generation.mounts)
+    criu_files.mend(generation.images, pids)
 
 
 class Commit:

@@ -41,6 +41,7 @@ _STALE = "its memory is of no use: the next start would forget it"
 _RECORDS = (
     ("plan", archive.PLAN),
     ("cgroups", archive.CGROUPS),
+    ("mounts", archive.MOUNTS),
     ("network", archive.LEASE),
     ("netns", archive.NETNS),
 )

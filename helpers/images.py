@@ -3,7 +3,7 @@
 A generation is a directory of its own, never used twice:
 ``checkpoint/`` (CRIU's images), ``work/`` (logs, statistics), ``config.json`` (the OCI config as
 the container ran), ``plan`` (what the host must have for it), ``shm.tar`` (the content of
-/dev/shm), ``cgroups`` (those that it made), ``network`` and ``netns`` (its lease, and what its
+/dev/shm), ``cgroups`` (those that it made), ``mounts`` (their flags), ``network`` and ``netns`` (its lease, and what its
 network namespace held) and ``manifest``, written last and durably. ``stats-dump`` (what CRIU
 measured) is beside it for people: nothing relies on it. A snapshot is a generation that has its
 files beside it: see snapshots.
@@ -31,7 +31,7 @@ _SMALL_BYTES = 1 << 20
 _TICK_S = 1.0
 _AHEAD_BYTES = 64 << 20
 # What the start helper itself goes by, before the verdict on the rest.
-_READ_FIRST = ("config.json", "plan", "cgroups", "network", "netns", "places")
+_READ_FIRST = ("config.json", "plan", "cgroups", "mounts", "network", "netns", "places")
 _STATISTICS = "stats-dump"  # as CRIU calls it
 # What an unreadable image gives; other errors are the host's, and may pass.
 _DAMAGE = (errno.EIO, errno.ENOENT, errno.ELOOP)
@@ -73,6 +73,11 @@ class Generation:
     def cgroups(self) -> str:
         """The cgroups below the container's own; there is none when it made none."""
         return f"{self.path}/cgroups"
+
+    @property
+    def mounts(self) -> str:
+        """The flags of its mounts; there is none in a generation of an older torpor."""
+        return f"{self.path}/mounts"
 
     @property
     def network(self) -> str:
@@ -270,7 +275,7 @@ class _Tally:
 def walk(generation: Generation) -> list[str]:
     """What a manifest speaks of, by its path in the generation. Raises OSError."""
     g = generation
-    optional = (g.plan, g.shm, g.cgroups, g.network, g.netns, g.places)
+    optional = (g.plan, g.shm, g.cgroups, g.mounts, g.network, g.netns, g.places)
     beside = [path.rpartition("/")[2] for path in optional if os.path.lexists(path)]
     images = (f"checkpoint/{name}" for name in os.listdir(generation.images))
     return ["config.json", *beside, *images]

@@ -4,7 +4,17 @@ import errno
 import os
 import time
 
-from torpor import cgroup_tree, criu, fault, loopback, mounts, process, runc, signals
+from torpor import (
+    cgroup_tree,
+    criu,
+    fault,
+    loopback,
+    mount_flags,
+    mounts,
+    process,
+    runc,
+    signals,
+)
 from torpor.cgroup import Cgroup, own_unit, supervisor_of
 from torpor.container import Container
 from torpor.errors import (
@@ -41,6 +51,7 @@ class Restore:
         verification: Verification,
         cgroup: Cgroup,
         cgroups: cgroup_tree.Saved,
+        flags: mount_flags.Saved,
         progress: "Callable[[], None]",
         stop_asked: "Callable[[], bool]",
         network: Network,
@@ -55,6 +66,7 @@ class Restore:
         self._verification = verification
         self._cgroup = cgroup
         self._cgroups = cgroups
+        self._flags = flags
         self._progress = progress  # called at least every second
         self._stop_asked = stop_asked  # whether to leave it asleep while that is still possible
         self._network = network
@@ -159,6 +171,7 @@ class Restore:
                 if self._stop_asked():
                     return False
                 self._move_criu()
+                self._flags.put_back(self._cgroup.pids())
                 consume()
                 self._consumed = True
                 fault.point("consumed")

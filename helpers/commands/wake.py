@@ -14,6 +14,7 @@ from torpor import (
     images,
     last_rendering,
     limits,
+    mount_flags,
     networking,
     notify,
     payload,
@@ -141,6 +142,13 @@ def _read_cgroups(generation: Generation) -> cgroup_tree.Saved:
         raise ImageError(str(error)) from error
 
 
+def _read_flags(generation: Generation) -> mount_flags.Saved:
+    try:
+        return mount_flags.Saved(generation.mounts)
+    except RecordError as error:
+        raise ImageError(str(error)) from error
+
+
 def _volumes_changed(sleeper: _Sleeper, manifest: images.Manifest) -> bool:
     """Whether other volumes than those that it fell asleep with are there; none is an error."""
     now = preparation.durable_identity(sleeper.container, sleeper.plan)
@@ -250,6 +258,7 @@ def _restore(
         sleeper.verification,
         cgroup,
         cgroups,
+        _read_flags(generation),
         progress,
         stop_asked,
         network,

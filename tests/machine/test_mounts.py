@@ -1,5 +1,6 @@
 """What a definition mounts is there, as it was asked for, before a sleep and after it."""
 
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -163,3 +164,44 @@ def test_what_a_killed_start_mounted_is_removed_and_not_what_it_is_a_copy_of(
             assert {"/srv/tree", "/srv/tree/sub"} <= set(found)
     finally:
         machine.run("umount", "-R", "/srv/tree")
+
+
+_NEST = """
+unshare -m /bin/busybox sh -c '/bin/busybox mount --bind /a /inner
+    /bin/busybox mount -o remount,bind,ro,nosuid /inner
+    while :; do sleep 0.1; done' &
+while :; do sleep 0.1; done
+"""
+# Of each mount namespace of its processes, which its place sorts.
+_FLAGS = """
+for pid in $(cat $(find /sys/fs/cgroup -path "*torpor@$1.service/payload*" -name cgroup.procs)); do
+    echo $(readlink /proc/$pid/ns/mnt) $pid
+done | sort -u -k 1,1 | while read -r _ pid; do cut -d' ' -f5,6 /proc/$pid/mountinfo; done | sort
+"""
+
+
+def test_a_mount_from_inside_another_has_its_flags_after_a_wake(machine: Machine) -> None:
+    """CRIU mounts them without: what was read-only could be written."""
+    rootfs = make_busybox(machine, "/srv/guarded")
+    machine.run("sh", "-ec", 'cd "$1"; mkdir -p inner own; ln -sf busybox bin/unshare', "sh", rootfs)
+    mounts = [
+        *("/srv/mounts:/a:ro", "/srv/mounts:/b:ro", "/srv/mounts/one:/c:ro"),
+        "/srv/mounts/inner:/d:ro,nosuid,nodev,noexec",
+        "/srv/mounts:/e:ro,nosuid,nodev,noexec",
+        f"{rootfs}/own:/own:ro",
+    ]
+    keys = {"read_only": True, "capabilities": {"add": ["sys_admin"]}}
+    command = ["/bin/sh", "-c", _NEST]
+    with running(
+        machine, "guarded", rootfs=rootfs, command=command, mounts=mounts, **keys
+    ) as container:
+        time.sleep(0.5)
+        before = machine.run("sh", "-c", _FLAGS, "sh", "guarded").stdout
+        assert "/inner ro,nosuid" in before
+        for _ in range(2):
+            cycle(container)
+            assert machine.run("sh", "-c", _FLAGS, "sh", "guarded").stdout == before
+            for place in ("/a", "/b", "/c", "/d", "/own"):
+                said = within(container, f"echo x 2>&1 >{place}/x", check=False)
+                assert "Read-only" in said, place
+    machine.run("rm", "-r", rootfs)
