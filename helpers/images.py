@@ -3,10 +3,10 @@
 A generation is a directory of its own, never used twice:
 ``checkpoint/`` (CRIU's images), ``work/`` (logs, statistics), ``config.json`` (the OCI config as
 the container ran), ``plan`` (what the host must have for it), ``shm.tar`` (the content of
-/dev/shm), ``cgroups`` (those that it made), ``mounts`` (their flags), ``network`` and ``netns`` (its lease, and what its
-network namespace held) and ``manifest``, written last and durably. ``stats-dump`` (what CRIU
-measured) is beside it for people: nothing relies on it. A snapshot is a generation that has its
-files beside it: see snapshots.
+/dev/shm), ``cgroups`` (those that it made), ``mounts`` (their flags), ``network`` and ``netns``
+(its lease, and what its network namespace held) and ``manifest``, written last and durably.
+``stats-dump`` (what CRIU measured) is beside it for people: nothing relies on it. A snapshot is a
+generation that has its files beside it: see snapshots.
 """
 
 import errno

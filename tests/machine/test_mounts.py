@@ -183,7 +183,9 @@ done | sort -u -k 1,1 | while read -r _ pid; do cut -d' ' -f5,6 /proc/$pid/mount
 def test_a_mount_from_inside_another_has_its_flags_after_a_wake(machine: Machine) -> None:
     """CRIU mounts them without: what was read-only could be written."""
     rootfs = make_busybox(machine, "/srv/guarded")
-    machine.run("sh", "-ec", 'cd "$1"; mkdir -p inner own; ln -sf busybox bin/unshare', "sh", rootfs)
+    machine.run(
+        "sh", "-ec", 'cd "$1"; mkdir -p inner own; ln -sf busybox bin/unshare', "sh", rootfs
+    )
     mounts = [
         *("/srv/mounts:/a:ro", "/srv/mounts:/b:ro", "/srv/mounts/one:/c:ro"),
         "/srv/mounts/inner:/d:ro,nosuid,nodev,noexec",
