@@ -1,11 +1,12 @@
 """One booted machine for all tests of a session, and its journal in the report of a failure."""
 
 import os
+import subprocess
 from collections.abc import Iterator
 
 import pytest
 
-from inside import excerpt
+from inside import excerpt, hanging
 from machine import Machine
 
 JOURNAL = ("journalctl", "--boot", "--lines=600", "--no-pager", "--output=short-monotonic")
@@ -34,5 +35,13 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     machines = [value for value in getattr(item, "funcargs", {}).values() if type(value) is Machine]
     there = [used for used in machines if used.directory.exists()]  # else the last test is over
     for used in there if report.failed else []:
-        journal = used.run(*JOURNAL, check=False).stdout if used.leader else used.console[-8000:]
-        report.sections.append((f"journal of {used.name}", excerpt(journal)))
+        report.sections.append((f"journal of {used.name}", _journal(used)))
+
+
+def _journal(used: Machine) -> str:
+    if not used.leader:
+        return used.console[-8000:]
+    try:
+        return excerpt(used.run(*JOURNAL, check=False, timeout=60).stdout)
+    except subprocess.TimeoutExpired:
+        return f"It does not answer. What hangs in the kernel:\n{hanging()}"

@@ -27,6 +27,19 @@ def excerpt(journal: str) -> str:
     return "\n".join(line[:_LINE_LENGTH] for line in lines[-_LINES_SHOWN:])
 
 
+def hanging() -> str:
+    """All tasks of the host that wait in the kernel and cannot be interrupted, and where."""
+    found = []
+    for task in Path("/proc").glob("[0-9]*/task/[0-9]*"):
+        try:
+            name, _, rest = (task / "stat").read_text().rpartition(") ")
+            if rest.startswith("D"):
+                found.append(f"{name})\n{(task / 'stack').read_text()}")
+        except OSError:
+            continue  # it has ended
+    return "\n".join(found)
+
+
 class CommandFailed(subprocess.CalledProcessError):
     """A command in the machine failed; says all there is to say about it."""
 
