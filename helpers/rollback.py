@@ -155,11 +155,14 @@ def go_back(
     pending = _Pending(container, number, known.number, [place.path for place in places])
     record.write_durably(container.rollback_path, pending.serialize())
     try:
-        _prepare(container, known, inputs, places, pending, progress)
+        facts = _prepare(container, known, inputs, places, pending, progress)
     except BaseException:
         _drop(container, pending)
         raise
-    replacing = current.become(state.REPLACING, why, generation=number)
+    # What it runs on from then on: its next checkpoints go by that.
+    replacing = current.become(
+        state.REPLACING, why, generation=number, inputs=facts["inputs"], rootfs=facts["rootfs"]
+    )
     state.write(container, replacing)
     return _finish(container, pending, replacing)
 
@@ -171,8 +174,8 @@ def _prepare(
     places: list[Place],
     pending: _Pending,
     progress: "Callable[[], None]",
-) -> None:
-    """Make all that is to come, durably, without changing what is."""
+) -> dict[str, str]:
+    """Make all that is to come, durably, without changing what is; what its manifest says."""
     snapshot, limit = known.snapshot, Patience(container, patience.STARTING)
     # A damaged one is found before anything of the container is touched.
     Verification(snapshot, known.manifest).verdict(progress, Stall(limit))
@@ -182,13 +185,13 @@ def _prepare(
             overlay.rebase(move.new)
         capture.sync(move.new, progress, Stall(limit))
         record.sync_directory(move.new.rpartition("/")[0])
-    _link(container, known, inputs, places, pending)
+    return _link(container, known, inputs, places, pending)
 
 
 def _link(
     container: Container, known: Known, inputs: Inputs, places: list[Place], pending: _Pending
-) -> None:
-    """A generation of the snapshot's images; nobody changes these, nor does CRIU."""
+) -> dict[str, str]:
+    """A generation of the snapshot's images, which nobody changes, nor does CRIU."""
     generation = Generation(container, pending.number)
     generation.make()
     files = {path: found for path, found in known.manifest.files.items() if path != "places"}
@@ -202,6 +205,7 @@ def _link(
     }
     facts.pop(snapshots.FILES_BYTES, None)
     images.vouch(generation, Manifest(facts, files))
+    return facts
 
 
 def _link_all(known: Known, generation: Generation, files: "Iterable[str]") -> None:

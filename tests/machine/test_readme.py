@@ -61,6 +61,7 @@ def test_the_tour_of_images_runs_as_it_stands(machine: Machine) -> None:
         assert re.search(r"^Snapshot: +2, ", done.stdout, re.MULTILINE)
         assert cache.property("StatusText").startswith("restored generation 4")
         cache.sleep_and_wake()
+        assert cache.property("StatusText").startswith("restored generation 5")
         machine.run("systemctl", "kill", "--signal=KILL", "--kill-whom=main", cache.unit)
         cache.wait_for("failed")
         cache.start()
