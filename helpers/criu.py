@@ -4,7 +4,7 @@ import os
 import select
 
 from torpor import process, record
-from torpor.cgroup import Cgroup
+from torpor.cgroup import Cgroup, own_unit, supervisor_of
 from torpor.container import RUN_ROOT, Container
 from torpor.process import read_small
 
@@ -20,6 +20,7 @@ POST_DUMP = "post-dump"
 SETUP_NAMESPACES = "setup-namespaces"
 POST_SETUP_NAMESPACES = "post-setup-namespaces"  # asked only where cgroups have controllers
 POST_RESTORE = "post-restore"
+PRE_RESUME = "pre-resume"  # asked only where the script cannot see CRIU
 
 
 def version() -> tuple[int, ...]:
@@ -152,6 +153,7 @@ class Channel:
             "TORPOR_CHANNEL": self._directory,
             "TORPOR_STATE": self._state_path,
             "TORPOR_PAYLOAD": payload.path,
+            "TORPOR_SUPERVISOR": supervisor_of(own_unit()).path,
         }
 
     def questions(self) -> list[Question]:

@@ -1,6 +1,5 @@
 """One restore of a generation, from the check of its images to the frozen, restored processes."""
 
-import errno
 import os
 import time
 
@@ -28,7 +27,6 @@ from torpor.images import Generation, Verification
 from torpor.lock import Restoring
 from torpor.networking import Network
 from torpor.patience import Patience, Stall
-from torpor.thread import Thread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -75,7 +73,6 @@ class Restore:
         self._systemd_cgroup = systemd_cgroup
         self._has_moved = has_moved  # since the dump the cgroup became another
         self._refusal: TorporError | OSError | None = None
-        self._moving: _Moving | None = None
         self._is_hopeless = False
         self._consumed = False
 
@@ -157,7 +154,6 @@ class Restore:
         question.locate(child.pid)
         try:
             if question.stage == criu.SETUP_NAMESPACES:
-                self._moving = _Moving(question.criu)
                 self._cgroups.make(self._cgroup)
                 loopback.set_up_in(question.init)
                 self._network.attach(question.init)
@@ -170,21 +166,23 @@ class Restore:
                     return False  # CRIU or runc was killed, and nothing has run: try again
                 if self._stop_asked():
                     return False
-                self._move_criu()
                 self._flags.put_back(self._cgroup.pids())
                 consume()
                 self._consumed = True
                 fault.point("consumed")
+            elif question.stage == criu.PRE_RESUME:
+                self._freeze_without(question)
         except (OSError, TorporError) as error:
             self._refusal = error
             return False
         return True
 
-    def _move_criu(self) -> None:
-        """So that all that is then left in the container's cgroup can be frozen."""
-        if self._moving is None:
-            raise RestoreError("CRIU did not ask at setup-namespaces")
-        self._moving.finish()
+    def _freeze_without(self, question: criu.Question) -> None:
+        """What the action script does itself where it can see CRIU."""
+        supervisor = supervisor_of(own_unit())
+        for pid in (question.criu, *process.children(question.criu)):
+            supervisor.write("cgroup.procs", str(pid))
+        self._cgroup.write("cgroup.freeze", "1")
 
     def _failure(self, status: int) -> TorporError:
         if not self._consumed and (said := runc.failed_hook(self._container)):
@@ -216,35 +214,6 @@ class Restore:
                 f"cannot restore: {reason}", f"make room where that is, and start it again\n{hint}"
             )
         return RestoreError(reason, hint)
-
-
-class _Moving:
-    """Gets CRIU out of the container's cgroup, into which runc put it, while it works on.
-
-    All that it restores descends from an init that is there already. The kernel takes its time
-    for such a move: it waits until no processor looks at the cgroups of before.
-    """
-
-    def __init__(self, pid: int) -> None:
-        self._pid = pid
-        self._supervisor = supervisor_of(own_unit())
-        self._fault: OSError | None = None
-        self._thread = Thread(self._move)
-
-    def _move(self) -> None:
-        try:
-            if not self._pid:  # "0" would be this process
-                raise ProcessLookupError(errno.ESRCH, "CRIU is not there")
-            self._supervisor.write("cgroup.procs", str(self._pid))
-        except OSError as error:
-            self._fault = error
-
-    def finish(self) -> None:
-        """Raises OSError."""
-        while not self._thread.ends_within(_TICK_S):
-            pass
-        if self._fault is not None:
-            raise self._fault
 
 
 class _Watch:
