@@ -115,7 +115,8 @@ class Bench:
             self._start_with(TORPOR_FAULT_TRACE=str(trace))
         else:
             self._call(verb, TORPOR_FAULT_TRACE=str(trace))
-        return [*dict.fromkeys(trace.read_text().splitlines())]
+        passed = (line.partition(" ")[2] for line in trace.read_text().splitlines())
+        return [*dict.fromkeys(passed)]
 
     def _crash(self) -> None:
         """End it by force; that is answered by its newest snapshot, as often as we want."""

@@ -127,7 +127,7 @@ def test_logs_go_after_success_unless_they_are_wanted(counter: Container) -> Non
     machine = counter.machine
     state = f"/var/lib/torpor/{counter.name}"
     counter.stop()
-    logs = machine.run("find", state, "-name", "*.log", "-o", "-name", "stats-*").stdout
+    logs = machine.run("find", state, "-name", "*.log", "-o", "-path", "*/work/*").stdout
     assert logs == ""
     counter.define(rootfs=BUSYBOX, command=COMMAND, checkpoint={"keep-logs": True})
     counter.start()
