@@ -8,8 +8,6 @@ from torpor.last_rendering import Inputs
 from torpor.state import State
 from torpor.talk import WARNING, say, warn
 
-_EXTEND_S = 30
-
 
 def answer(container: Container, inputs: Inputs, current: State) -> State:
     """What the start goes by: the snapshot, or current where there is none or it did not help.
@@ -33,8 +31,5 @@ def answer(container: Container, inputs: Inputs, current: State) -> State:
     warn(container.name, preparation.undo(container))  # a rendering may have mounted its files
     why = f"it crashed ({current.reason}): back to snapshot {newest.number}"
     say(f"{container.name}: {why}", WARNING)
-
-    def progress() -> None:
-        notify.extend(_EXTEND_S, f"going back to snapshot {newest.number}")
-
+    progress = notify.Progress(f"going back to snapshot {newest.number}")
     return rollback.go_back(container, newest, inputs, current, why, progress)

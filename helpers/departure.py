@@ -45,7 +45,7 @@ _RECORDS = (
     ("network", archive.LEASE),
     ("netns", archive.NETNS),
 )
-_BY_CRIU = (("work/stats-dump", archive.STATISTICS), ("work/dump.log", archive.LOG))
+_BY_CRIU = (("stats-dump", archive.STATISTICS), ("work/dump.log", archive.LOG))
 
 
 class Sleeper:
@@ -185,7 +185,7 @@ def write(sleeper: Sleeper, carried: Load, base: Base, to: Writer) -> None:
     for path in sorted(sleeper.manifest.files):
         if path.startswith("checkpoint/"):
             _add_file(sleeper, path, path, to)
-    for name, path in _BY_CRIU:  # where keep-logs is wanted
+    for name, path in _BY_CRIU:  # its log only where keep-logs is wanted
         if (said := sleeper.read(name)) is not None:
             to.add(path, said)
 
