@@ -3,14 +3,23 @@ what Python itself takes to start.
 """
 
 import _thread
+import os
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+_FIRST_FD, _LAST_FD = 3, 1 << 30
+
+
 class Thread:
-    """Runs work, which must not raise. It does not keep this process from ending."""
+    """Runs work, which must not raise. It does not keep this process from ending.
+
+    It has open files of its own and none of this process's but the standard ones: what a program
+    inherits that is spawned meanwhile, execve(2) closes. Where that hangs, as with a file whose
+    server is gone, so does whoever reads /proc/PID/stat (exec_update_lock in the kernel): systemd.
+    """
 
     __slots__ = ("_running", "_work")
 
@@ -22,6 +31,7 @@ class Thread:
 
     def _run(self) -> None:
         try:
+            _part_with_files()
             self._work()
         finally:
             self._running.release()
@@ -32,3 +42,10 @@ class Thread:
             return False
         self._running.release()
         return True
+
+
+def _part_with_files() -> None:
+    if not hasattr(os, "unshare"):
+        return  # an older Python than torpor runs on, as unit tests may
+    os.unshare(os.CLONE_FILES)
+    os.closerange(_FIRST_FD, _LAST_FD)

@@ -238,6 +238,7 @@ def test_a_process_that_no_signal_reaches(machine: Machine) -> None:
 
 
 def test_images_on_a_disk_that_does_not_answer(machine: Machine) -> None:
+    """systemd looks at each process of a unit that it ends: none may hang in its execve(2)."""
     state = "/var/lib/torpor/hung-state"
     with FailingDisk(machine, state) as disk:
         container = define(machine, "hung-state")
@@ -249,6 +250,27 @@ def test_images_on_a_disk_that_does_not_answer(machine: Machine) -> None:
             faults.go_on(container)
             assert time.monotonic() - began_s < 4 * TIMEOUT_S + SLACK_S
             assert container.property("ActiveState") == "failed"
+            disk.go_on()
+            case.assert_starts_fresh()
+        finally:
+            disk.go_on()
+            machine.run("systemctl", "kill", "-s", "KILL", container.unit, check=False)
+            machine.run("systemctl", "stop", container.unit, check=False)
+    container.remove()
+
+
+def test_a_disk_that_stops_answering_while_images_are_synced(machine: Machine) -> None:
+    state = "/var/lib/torpor/hung-sync"
+    with FailingDisk(machine, state) as disk:
+        container = define(machine, "hung-sync")
+        try:
+            case = Case(container)
+            disk.obey("fsync stop */checkpoint/pages-*")
+            began_s = time.monotonic()
+            container.systemctl("stop", check=False)
+            assert time.monotonic() - began_s < 4 * TIMEOUT_S + SLACK_S
+            assert container.property("ActiveState") == "failed"
+            disk.obey()
             disk.go_on()
             case.assert_starts_fresh()
         finally:
