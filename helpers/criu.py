@@ -5,7 +5,7 @@ import select
 
 from torpor import process, record
 from torpor.cgroup import Cgroup, own_unit, supervisor_of
-from torpor.container import RUN_ROOT, Container
+from torpor.container import RUN_ROOT, RUNC_ROOT, Container
 from torpor.process import read_small
 
 CONFIG = "/usr/share/torpor/criu.conf"
@@ -234,6 +234,11 @@ def process_id_is_taken(reason: str) -> bool:
     That is so only in a pid namespace that is shared, and passes.
     """
     return "Can't fork for" in reason and "File exists" in reason
+
+
+def root_is_gone(reason: str) -> bool:
+    """Whether the place was removed at which runc had the root file system for a restore."""
+    return f"Unable to mount {RUNC_ROOT}/" in reason and "No such file or directory" in reason
 
 
 def is_out_of_space(reason: str) -> bool:

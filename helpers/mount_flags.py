@@ -8,7 +8,13 @@ back writable (do_bind_mount_v2 in criu/mount-v2.c).
 import os
 
 from torpor import mountinfo, process, record
-from torpor.errors import CheckpointError, HostFaultError, RecordError, RestoreError
+from torpor.errors import (
+    CheckpointError,
+    HostFaultError,
+    RecordError,
+    RestoreCutOffError,
+    RestoreError,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -66,8 +72,8 @@ class Saved:
     def put_back(self, pids: list[int]) -> None:
         """Set again what restored processes lost, before they run; nothing is ever taken away.
 
-        Raises RestoreError where a flag is lost for good that guards something, HostFaultError,
-        OSError.
+        Raises RestoreError where a flag is lost for good that guards something,
+        RestoreCutOffError where a process is gone, HostFaultError, OSError.
         """
         for pid in self._found(pids) if self._namespaces else []:
             saved = self._namespaces[_number(pid)]
@@ -84,7 +90,7 @@ class Saved:
                 found.append(pid)
             if not left:
                 return found
-        raise RestoreError(f"no process {min(left)!a} was restored, whose mounts are known")
+        raise RestoreCutOffError(f"restored process {min(left)!a} is gone: was it killed?")
 
 
 def flags(table: str) -> "dict[Place, tuple[str, list[str]]]":

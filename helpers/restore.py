@@ -209,6 +209,10 @@ class Restore:
             return HostFaultError(
                 f"cannot restore: {reason}", f"its process ids are not free: start it again\n{hint}"
             )
+        if not self._consumed and criu.root_is_gone(reason):
+            return RestoreCutOffError(
+                f"{self._container.runc_dir} was removed: does somebody call 'runc delete'?", hint
+            )
         if not self._consumed and criu.is_out_of_space(reason):
             return HostFaultError(
                 f"cannot restore: {reason}", f"make room where that is, and start it again\n{hint}"

@@ -7,7 +7,7 @@ a checkpoint.
 import os
 
 from torpor import criu, mounts, process, record, umask
-from torpor.container import Container
+from torpor.container import RUNC_ROOT, Container
 from torpor.errors import ForeignContainerError, RuntimeFailedError
 from torpor.process import Child, read_small
 
@@ -83,14 +83,22 @@ def restore(
     systemd_cgroup: bool = False,
     keeps_connections: bool = False,
 ) -> Child:
+    """Restore the container from images; its init is then in ``pid_path``.
+
+    For this time runc binds its root file system at /run/runc/NAME/criu-root, and a ``runc
+    delete`` by anybody would remove the files in it. So nobody else sees that.
+    """
     _begin_log(container)
+    record.make_directory(RUNC_ROOT)
+    mounts.make_private(RUNC_ROOT)
     argv = _argv(
         container, *_manager(systemd_cgroup),
         "restore", "--detach", "--image-path", images, "--work-path", work,
         "--bundle", container.bundle, "--pid-file", container.pid_path,
         *_CHECKPOINT_OPTIONS, *(_KEEP_CONNECTIONS if keeps_connections else []), container.name,
     )  # fmt: skip
-    return process.spawn(argv, stdout=output, stderr=output, env=env, umask=umask.PUBLIC)
+    with mounts.Own():
+        return process.spawn(argv, stdout=output, stderr=output, env=env, umask=umask.PUBLIC)
 
 
 def _spawn_quietly(argv: list[str], env: dict[str, str], mask: int) -> Child:

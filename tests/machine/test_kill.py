@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from containers import COUNTER, Container, make_busybox
-from faults import MARK, begin_held, wait_for_rest
+from faults import MARK, begin_held, go_on, wait_for_rest
 from machine import Machine
 
 KEPT = "the memory is kept"
@@ -56,7 +56,7 @@ kill -CONT "$helper" 2>/dev/null || true
 CHECKSUM = 'cd "$1" && find . -type f | sort | xargs sha256sum; find . | sort'
 LEFT = r"""
 ps -eo comm= | grep -E '^(criu|runc|start|stop|settle)$' || true
-grep -E 'criu|/run/(runc|torpor)' /proc/self/mountinfo || true
+grep -E 'criu|/run/(runc|torpor)/' /proc/self/mountinfo || true
 ls -A /run/runc /run/torpor | grep -v '^[/.]' | grep . || true
 ls -d /tmp/.criu* 2>/dev/null || true
 """
@@ -160,3 +160,19 @@ def test_a_helper_killed_after_the_container_woke_harms_nothing(counter: Contain
     counter.start()
     time.sleep(0.2)
     assert counter.numbers().count(1) == 1
+
+
+@pytest.mark.parametrize(
+    ("moment", "finds"),
+    [("setup-namespaces", KEPT), ("post-restore", KEPT), ("consumed", FRESH)],
+)
+def test_a_runc_delete_while_it_wakes_takes_no_file(
+    counter: Container, moment: str, finds: str
+) -> None:
+    """runc has the root file system mounted in the directory that it then removes."""
+    before = rootfs_content(counter)
+    counter.stop()
+    begin_held(counter, "start", moment)
+    counter.machine.run("runc", "delete", "--force", counter.name, check=False)
+    go_on(counter)
+    assert_next_start(counter, finds, before)
