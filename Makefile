@@ -12,7 +12,7 @@ DEB_PACKAGES = dpkg-dev debhelper dh-python pybuild-plugin-pyproject python3-all
 	python3-wheel go-md2man lintian
 WHEEL_PACKAGES = python3-build python3-setuptools python3-wheel
 LINT_PACKAGES = python3-venv
-TEST_PACKAGES = python3-pytest python3-pytest-xdist
+TEST_PACKAGES = python3-pytest python3-pytest-xdist python3-pytest-timeout
 UNIT_PACKAGES = $(TEST_PACKAGES) python3-pyroute2 python3-pystemd python3-prctl python3-yaml python3-xxhash \
 	python3-hypothesis
 
@@ -79,7 +79,7 @@ demo: $(DEB) ## a container that sleeps and wakes, in a test machine
 
 test: test-unit $(DEB) ## all tests
 	@# The VM takes one processor; machines mostly wait.
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-machine test-vm
+	@$(MAKE) --no-print-directory --jobs=2 test-machine test-vm LATER=build/test-vm.log
 
 test-unit: ## tests that need neither root nor systemd
 	@$(HOST_PACKAGES) $(UNIT_PACKAGES)
@@ -91,11 +91,11 @@ fuzz: ## every reader with many more hostile inputs: SCALE=20 times as many as i
 
 test-machine: $(DEB) ## tests inside a booted systemd; needs root
 	@$(HOST_PACKAGES) $(TEST_PACKAGES)
-	$(PYTHON) -m pytest --numprocesses=$(MACHINES) --dist=loadfile tests/machine
+	$(PYTHON) -m pytest --numprocesses=$(MACHINES) --dist=loadfile --timeout=600 tests/machine
 
 test-vm: $(DEB) ## tests with a kernel of their own, in an emulated machine: CUTS=2 power cuts
 	@$(HOST_PACKAGES) $(UNIT_PACKAGES)
-	$(PYTHON) -m pytest tests/vm
+	$(PYTHON) -m pytest --timeout=1800 tests/vm $(if $(LATER),>$(LATER) 2>&1; status=$$?; cat $(LATER); exit $$status)
 
 test-kills: $(DEB) ## KILLS=3000 random kills, SEED= to choose as before
 	@$(HOST_PACKAGES) $(TEST_PACKAGES)

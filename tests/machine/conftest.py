@@ -1,4 +1,4 @@
-"""One booted machine for all tests of a session, and its journal in the report of a failure."""
+"""A booted machine for all tests of a session, and its journal in the report of a failure."""
 
 import os
 import subprocess
@@ -6,17 +6,42 @@ from collections.abc import Iterator
 
 import pytest
 
-from inside import excerpt, hanging
+from inside import HungError, excerpt, hanging
 from machine import Machine
 
 JOURNAL = ("journalctl", "--boot", "--lines=600", "--no-pager", "--output=short-monotonic")
 
 
+class Supply:
+    """The booted machine; another one when that does not answer any more."""
+
+    def __init__(self) -> None:
+        self._machine: Machine | None = None
+
+    def answering(self) -> Machine:
+        """With the newest package of dist/."""
+        if self._machine and self._machine.hung:
+            self.close()
+        self._machine = self._machine or Machine().__enter__()
+        return self._machine
+
+    def close(self) -> None:
+        if self._machine:
+            self._machine.close()
+        self._machine = None
+
+
 @pytest.fixture(scope="session")
-def machine() -> Iterator[Machine]:
+def supply() -> Iterator[Supply]:
+    one = Supply()
+    yield one
+    one.close()
+
+
+@pytest.fixture(scope="module")
+def machine(supply: Supply) -> Machine:
     """A machine with the newest package of dist/, shared: a test removes what it makes."""
-    with Machine() as booted:
-        yield booted
+    return supply.answering()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -45,3 +70,5 @@ def _journal(used: Machine) -> str:
         return excerpt(used.run(*JOURNAL, check=False, timeout=60).stdout)
     except subprocess.TimeoutExpired:
         return f"It does not answer. What hangs in the kernel:\n{hanging()}"
+    except HungError as error:
+        return str(error)

@@ -137,10 +137,12 @@ class FailingDisk:
         machine.run("systemd-run", f"--unit={self._unit}", *argv)
         script = f"until mountpoint -q {self._place}; do sleep 0.02; done"
         machine.run("timeout", "10", "sh", "-c", script)
+        show = ("systemctl", "show", "--property=MainPID", "--value", self._unit)
+        self._pid = int(machine.run(*show).stdout)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._machine.run("systemctl", "kill", "-s", "KILL", self._unit, check=False)
+        self._machine.signal(self._pid, "KILL")
         self._machine.run("umount", "--lazy", self._place)
         self._machine.run("rm", "-rf", self._backing, self._rules, self._place)
         self._machine.run("systemctl", "reset-failed", self._unit, check=False)
@@ -151,10 +153,10 @@ class FailingDisk:
 
     def stop(self) -> None:
         """Answer nothing any more."""
-        self._machine.run("systemctl", "kill", "-s", "STOP", self._unit)
+        self._machine.signal(self._pid, "STOP")
 
     def go_on(self) -> None:
-        self._machine.run("systemctl", "kill", "-s", "CONT", self._unit)
+        self._machine.signal(self._pid, "CONT")
 
 
 def begin_held(container: Container, verb: str, moment: str) -> None:

@@ -19,6 +19,7 @@ READ = 'cat <"$1"'
 _WAY_IN = re.compile(r"systemd\[1\]: (Started )?test-[0-9]+\.service")
 _LINES_SHOWN = 150
 _LINE_LENGTH = 250
+_END_TIMEOUT_S = 30.0
 
 
 def excerpt(journal: str) -> str:
@@ -32,12 +33,23 @@ def hanging() -> str:
     found = []
     for task in Path("/proc").glob("[0-9]*/task/[0-9]*"):
         try:
-            name, _, rest = (task / "stat").read_text().rpartition(") ")
-            if rest.startswith("D"):
-                found.append(f"{name})\n{(task / 'stack').read_text()}")
+            # Not stat(5), which hangs itself for a task that hangs in execve(2).
+            status = (task / "status").read_text()
         except OSError:
             continue  # it has ended
+        if "\nState:\tD" in status:
+            name = status.partition("\n")[0].partition("\t")[2]
+            found.append(f"{task.name} ({name})\n{_stack(task)}")
     return "\n".join(found)
+
+
+def _stack(task: Path) -> str:
+    words = ("timeout", "--signal=KILL", "2", "cat", task / "stack")
+    return subprocess.run(words, capture_output=True, text=True, check=False).stdout
+
+
+class HungError(Exception):
+    """A machine that does not answer any more: what it was asked, and what hangs in the kernel."""
 
 
 class CommandFailed(subprocess.CalledProcessError):
@@ -53,6 +65,7 @@ class Inside:
 
     def __init__(self) -> None:
         self._numbers = itertools.count(1)
+        self.hung = ""  # what it did not answer any more
 
     @property
     def leader(self) -> int:
@@ -77,6 +90,10 @@ class Inside:
             check=False,
         )
         return done.stdout.strip()
+
+    def signal(self, pid: int, name: str) -> None:
+        """Send a signal to a process of the machine, without its systemd, which may hang."""
+        self._entered("kill", "-s", name, str(pid))
 
     def command(self, *argv: str, env: Mapping[str, str] | None = None, unit: str) -> list[str]:
         """The host's command line that runs argv in the machine, as a transient unit of it.
@@ -125,21 +142,31 @@ class Inside:
         timeout: float = 120,
         env: Mapping[str, str] | None = None,
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command to its end. Raises CommandFailed, subprocess.TimeoutExpired."""
+        """Run a command to its end. Raises CommandFailed, subprocess.TimeoutExpired, HungError."""
+        if self.hung:
+            raise HungError(self.hung)
         unit = f"test-{next(self._numbers)}"
         # An empty pipe, not the host's /dev/null: runtimes change the owner of standard streams.
         process = self.popen(*argv, env=env, unit=unit)
         try:
             stdout, stderr = process.communicate(input or "", timeout)
         except BaseException:
-            # The command first: it holds the pipes that communicate() reads to their end.
-            self._entered("systemctl", "kill", "--signal=KILL", unit)
-            os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
+            self._end(process, unit, " ".join(argv))
             raise
         if check and process.returncode:
             raise CommandFailed(process.returncode, argv, stdout, stderr)
         return subprocess.CompletedProcess(argv, process.returncode, stdout, stderr)
+
+    def _end(self, process: subprocess.Popen[str], unit: str, command: str) -> None:
+        """End a command; what cannot be ended, the machine is to blame for."""
+        try:
+            # The command first: it holds the pipes that communicate() reads to their end.
+            self._entered("systemctl", "kill", "--signal=KILL", unit)
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate(timeout=_END_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            self.hung = f"the machine does not answer since: {command[:_LINE_LENGTH]}\n{hanging()}"
 
     def shell(self, *argv: str) -> int:
         """An interactive shell, or a command, on our own terminal; returns its status."""

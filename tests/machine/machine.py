@@ -32,6 +32,7 @@ DIST = HERE.parents[1] / "dist"
 MACHINES = Path("/var/tmp")
 PREFIX = "torpor-machine-"
 BOOT_TIMEOUT_S = 60.0
+CLOSE_TIMEOUT_S = 120.0
 # A systemd-nspawn that is gone for this long is not about to be started again.
 GONE_S = 3.0
 POLL_S = 0.02
@@ -234,7 +235,10 @@ class Machine(Inside):
         if self._keeper:
             assert self._keeper.stdin
             self._keeper.stdin.close()
-            self._keeper.wait()
+            try:
+                self._keeper.wait(CLOSE_TIMEOUT_S)
+            except subprocess.TimeoutExpired:  # SIGKILL does not end what hangs in the kernel
+                image.say(f"{self.name} does not end; {self._keeper.pid} goes on trying")
             self._keeper = None
 
 

@@ -183,7 +183,7 @@ def test_what_takes_the_space_is_all_of_it(looked: tuple[Container, list[Facts]]
     assert found["verified"] is True
     assert sum(one["size_bytes"] for one in found["space"]) == found["size_bytes"]
     size = container.machine.run(
-        *("sh", "-c", 'cd "$1"; cat checkpoint/* shm.tar config.json plan | wc -c', "sh"),
+        *("sh", "-c", 'cd "$1"; cat checkpoint/* shm.tar config.json plan mounts | wc -c', "sh"),
         found["path"],
     ).stdout
     assert found["size_bytes"] == int(size)
