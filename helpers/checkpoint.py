@@ -17,6 +17,7 @@ from torpor.last_rendering import Inputs
 from torpor.patience import Patience, Stall
 from torpor.preparation import Plan
 from torpor.talk import mebibytes
+from torpor.vantage import Vantage
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def preflight(container: Container, cgroup: Cgroup) -> None:
     pids = cgroup.pids()
     if not pids:
         raise CheckpointError("the container has no processes", "")
-    if preparation.joins_ipc(preparation.read(container.plan_path)):
+    if preparation.joins(preparation.read(container.plan_path), "ipc"):
         _require_no_segment(pids)
     _require_room(
         _place_of_images(container),
@@ -140,6 +141,7 @@ class Dump:
         progress: "Callable[[], None]",
         patience: Patience,
         tcp_lock: str = "",
+        vantage: Vantage | None = None,
     ) -> None:
         self._container = container
         self._generation = generation
@@ -147,6 +149,7 @@ class Dump:
         self._progress = progress  # called at least every second
         self._patience = patience
         self._tcp_lock = tcp_lock  # how connections are held back that are to go on; see criu
+        self._vantage = vantage  # where CRIU stands
         self._given_up = ""  # why it was killed
         self._refusal: Exception | None = None
         self._committed = False
@@ -167,6 +170,7 @@ class Dump:
                 ),
                 leave_running=leave_running,
                 keeps_connections=bool(self._tcp_lock),
+                within=self._vantage.place if self._vantage else "",
             )
             self._leave_running = leave_running
             self._serve(channel, child, commit)
@@ -212,6 +216,8 @@ class Dump:
             self._cgroup.write("cgroup.freeze", "1")
             if not question.still_holds():
                 raise CheckpointError("CRIU was killed")
+            if self._vantage is not None:
+                self._vantage.mend(self._generation.images)
             commit()
         except Exception as error:  # whatever it is, CRIU is to end in order
             self._refusal = error

@@ -2,7 +2,7 @@
 
 import os
 
-from torpor import cni, fault, loopback, netns, record
+from torpor import cni, fault, loopback, netns, record, within
 from torpor import lease as leases
 from torpor.container import Container
 from torpor.errors import RecordError, RestoreError, TorporError
@@ -37,7 +37,8 @@ def connect(container: Container, lease: Lease, *, again: bool = False) -> list[
         if again and isinstance(error, cni.TakenError):  # what becomes of it the policy says
             raise RestoreError(error.message, error.hint) from error
         raise
-    loopback.set_up_at(netns.path(container))
+    with within.Within(netns.path(container)):
+        loopback.set_up()
     lease.address = next((one for one in result.addresses if ":" not in one), "")
     lease.address6 = next((one for one in result.addresses if ":" in one), "")
     with Table() as table:

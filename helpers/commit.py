@@ -67,7 +67,7 @@ def complete(
     """Add to CRIU's images what CRIU leaves to others, while it holds the container."""
     cgroup_tree.save(cgroup, generation.cgroups)
     shm.save(container, plan, generation, progress, stall)
-    if preparation.joins_ipc(plan):
+    if preparation.joins(plan, "ipc"):
         criu.leave_out_ipc(generation.images)
     pids = cgroup.pids()
     mount_flags.save(pids, generation.mounts)

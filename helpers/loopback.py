@@ -6,7 +6,8 @@ namespace empty at a restore: nothing sets it up again.
 
 import _socket  # the C module below socket, which imports selectors and enum
 import fcntl
-import os
+
+from torpor import within
 
 _SIOCGIFFLAGS = 0x8913  # netdevice(7)
 _SIOCSIFFLAGS = 0x8914
@@ -16,30 +17,9 @@ _IFREQ_BYTES = 40
 
 def set_up_in(pid: int) -> None:
     """Set up lo in the network namespace of a process, unless that is our own. Raises OSError."""
-    set_up_at(f"/proc/{pid}/ns/net")
-
-
-def set_up_at(path: str) -> None:
-    """Set up lo in the network namespace at a path, unless that is our own.
-
-    This thread enters the namespace and comes back: a fork beside the thread that verifies
-    images could hang. Raises OSError.
-    """
-    own = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        theirs = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            if os.path.samestat(os.fstat(theirs), os.fstat(own)):
-                return  # the host's: not ours to configure
-            os.setns(theirs, os.CLONE_NEWNET)
-            try:
-                set_up()
-            finally:
-                os.setns(own, os.CLONE_NEWNET)
-        finally:
-            os.close(theirs)
-    finally:
-        os.close(own)
+    if not within.is_shared(pid, "self"):  # the host's is not ours to configure
+        with within.Within(within.path(pid)):
+            set_up()
 
 
 def set_up(device: str = "lo") -> None:

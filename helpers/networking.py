@@ -248,6 +248,12 @@ class Network:
             self._child.wait()
 
 
+def is_given(container: Container, plan: Plan) -> bool:
+    """Whether the runtime is given the namespace by path, and does not make it."""
+    lease = leases.read(container) if preparation.first(plan, NETWORK) else None
+    return lease is not None and not lease.mapped
+
+
 def save(container: Container, plan: Plan, generation: Generation, pid: int) -> None:
     """Record the network of a container that is about to sleep, whose init is pid.
 

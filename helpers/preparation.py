@@ -222,10 +222,13 @@ def undo(container: Container) -> list[str]:
     ]
 
 
-def joins_ipc(plan: Plan) -> bool:
-    """Whether the container's ipc namespace, with what is in it, is somebody else's."""
+def joins(plan: Plan, *kinds: str) -> bool:
+    """Whether the container's namespace of a kind, with what is in it, is somebody else's.
+
+    A kind has a word of ours and one of OCI.
+    """
     foreign = (said for key, said in plan if key in (JOIN, NAMESPACE))
-    return any(said.startswith(f"ipc{_SEPARATOR}") for said in foreign)
+    return any(said.partition(_SEPARATOR)[0] in kinds for said in foreign)
 
 
 def _let_pass(container: Container, gid: int) -> None:

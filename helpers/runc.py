@@ -10,6 +10,7 @@ from torpor import criu, mounts, process, record, umask
 from torpor.container import RUNC_ROOT, Container
 from torpor.errors import ForeignContainerError, RuntimeFailedError
 from torpor.process import Child, read_small
+from torpor.within import Within
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -63,14 +64,19 @@ def checkpoint(
     *,
     leave_running: bool,
     keeps_connections: bool = False,
+    within: str = "",
 ) -> Child:
+    """Dump the container to images; ``within`` is where the network namespace for CRIU is."""
     _begin_log(container)
     argv = _argv(
         container, "checkpoint", "--image-path", images, "--work-path", work,
         *_CHECKPOINT_OPTIONS, *(["--leave-running"] if leave_running else []),
         *(_KEEP_CONNECTIONS if keeps_connections else []), container.name,
     )  # fmt: skip
-    return _spawn_quietly(argv, env, umask.PRIVATE)
+    if not within:
+        return _spawn_quietly(argv, env, umask.PRIVATE)
+    with Within(within):
+        return _spawn_quietly(argv, env, umask.PRIVATE)
 
 
 def restore(

@@ -25,6 +25,7 @@ from torpor import (
     runc,
     state,
     timespan,
+    vantage,
 )
 from torpor.cgroup import own_unit
 from torpor.checkpoint import Dump
@@ -37,8 +38,10 @@ from torpor.last_rendering import Inputs
 from torpor.lock import Lock
 from torpor.patience import STOPPING, Patience, Stall, aside
 from torpor.placeholder import Placeholder
+from torpor.preparation import Plan
 from torpor.talk import NOTICE, WARNING, mebibytes, report, say, say_fault, warn
 from torpor.turns import Turn
+from torpor.vantage import Vantage
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -75,6 +78,7 @@ class _Stop:
         self._patience = Patience(container, STOPPING)
         self._placeholder: Placeholder | None = None
         self._lifted: list[tuple[str, str]] = []  # limits
+        self._may_stand_inside = True  # of CRIU; see vantage
         self._began_s = time.monotonic()
 
     def run(self) -> None:
@@ -129,7 +133,9 @@ class _Stop:
             try:
                 return self._sleep(inputs, cause)
             except CheckpointError as error:
-                if not criu.will_pass(error.message):
+                if vantage.is_in_the_way(error.message):
+                    self._may_stand_inside = False
+                elif not criu.will_pass(error.message):
                     raise
                 say(f"{self._container.name}: {error.message}: once more", NOTICE)
             time.sleep(pause_s)
@@ -205,6 +211,7 @@ class _Stop:
             frozen_at_s = time.monotonic()
             checkpoint.freeze(cgroup, plan, self._patience)
             fault.point("frozen")
+            standing = self._vantage(plan) if not tcp_lock else None
             self._lifted = limits.lift(cgroup)
             # Not before the freeze: an exit of its own would be lost.
             self._stand_in()
@@ -230,7 +237,7 @@ class _Stop:
                 progress,
                 self._patience,
             )
-            dump = Dump(container, generation, cgroup, progress, self._patience, tcp_lock)
+            dump = Dump(container, generation, cgroup, progress, self._patience, tcp_lock, standing)
             dump.run(self._after_stand_in(commit))
         except ContainerLostError as error:
             _abandon(following)
@@ -243,6 +250,11 @@ class _Stop:
                 raise
             raise CheckpointError(str(error), getattr(error, "hint", "")) from error
         return commit
+
+    def _vantage(self, plan: Plan) -> Vantage | None:
+        if not self._may_stand_inside:
+            return None
+        return vantage.of(self._container, plan, self._pid, self._cgroup.pids())
 
     def _stand_in(self) -> None:
         """From here on systemd does not see how the container's init ends."""

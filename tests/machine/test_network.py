@@ -58,6 +58,8 @@ ANSWERS = f'/bin/busybox nc -w 3 "$1" {PORT} </dev/null | head -n 1'
 
 @pytest.fixture(scope="module", autouse=True)
 def rootfs(machine: Machine) -> str:
+    # A podman of other tests left it, and a reboot takes it away.
+    machine.run("nft", "delete", "table", "inet", "netavark", check=False)
     return make_rootfs(machine)
 
 

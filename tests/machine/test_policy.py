@@ -137,6 +137,20 @@ def test_logs_go_after_success_unless_they_are_wanted(counter: Container) -> Non
     assert sorted(logs.split()) == [f"{state}/last-dump.log", f"{state}/last-restore.log"]
 
 
+@pytest.mark.parametrize("network", ["none", "host", {"bridge": "tor3", "subnet": "10.93.0.0/24"}])
+def test_criu_asks_for_no_connections_that_are_tracked(counter: Container, network: object) -> None:
+    machine = counter.machine
+    counter.machine.run("torpor", "stop", "--fresh", counter.name)
+    counter.define(rootfs=BUSYBOX, command=COMMAND, network=network, checkpoint={"keep-logs": True})
+    counter.start()
+    time.sleep(0.2)
+    counter.sleep_and_wake()
+    log = machine.read(f"/var/lib/torpor/{counter.name}/last-dump.log")
+    assert "Dumping FAILED" not in log and "Dumping finished successfully" in log
+    assert "Dumping netns links" not in log  # dump_nf_ct() in criu/net.c says so
+    assert fresh_starts(counter) == 2
+
+
 def test_an_old_criu_is_refused_before_anything_is_frozen(counter: Container) -> None:
     machine = counter.machine
     machine.write("/opt/old/criu", "#!/bin/sh\necho 'Version: 3.10'\n", 0o755)

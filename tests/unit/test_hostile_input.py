@@ -477,6 +477,7 @@ def test_whatever_fails_in_a_commit_lets_criu_end_in_order(tmp_path: Path) -> No
 
     dump = checkpoint.Dump.__new__(checkpoint.Dump)
     dump._cgroup, dump._committed = Frozen(), False  # type: ignore[assignment]
+    dump._vantage = None
     assert not dump._commit(commit, Held())  # type: ignore[arg-type]
     assert isinstance(dump._refusal, RecursionError)
 

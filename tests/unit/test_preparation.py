@@ -137,7 +137,7 @@ def test_only_a_mapped_root_may_pass_through_the_run_directories(container: Cont
     ],
 )
 def test_a_joined_ipc_namespace_is_known_from_the_plan(plan: preparation.Plan, joins: bool) -> None:
-    assert preparation.joins_ipc(plan) is joins
+    assert preparation.joins(plan, "ipc") is joins
 
 
 def test_a_namespace_by_path_must_be_there(container: Container, tmp_path: Path) -> None:
@@ -286,7 +286,7 @@ def test_a_namespace_that_somebody_else_keeps_must_be_there(
 def test_an_ipc_namespace_is_anothers_by_name_and_by_path(
     plan: preparation.Plan, *, joins: bool
 ) -> None:
-    assert preparation.joins_ipc(plan) is joins
+    assert preparation.joins(plan, "ipc") is joins
 
 
 def test_a_neighbour_whose_cgroup_begins_alike_is_not_joined(
