@@ -51,11 +51,11 @@ from torpor.lease import Lease, Table
 from torpor.oci_config import Config, ShapeError
 from torpor.patience import STARTING, Patience, Stall
 from torpor.preparation import Plan
-from torpor.tarball import Entry, Tarball
+from torpor.receiving import receive_file, require_room
+from torpor.tarball import Tarball
 from torpor.values import WrongError
 from torpor.yaml_tree import Scalar
 
-_MARGIN_BYTES = 64 << 20
 _GENERATION = 1
 _NOT_HERE = "make it here first, or let it come in another way: see torpor(1)"
 
@@ -131,9 +131,9 @@ class Arrival:
             elif member.path == archive.ROOTFS:
                 self._receive_rootfs(new, member)
             elif member.path == archive.SHM:
-                self._receive_file(member, generation.shm)
+                receive_file(member, generation.shm)
             elif os.path.dirname(member.path) == archive.IMAGES and not member.is_directory:
-                self._receive_file(member, f"{generation.path}/{member.path}")
+                receive_file(member, f"{generation.path}/{member.path}")
             elif os.path.dirname(member.path) == archive.OWN_VOLUMES:
                 self._receive_volume(new, member)
             elif member.path.startswith(f"{archive.VOLUMES}/"):
@@ -142,17 +142,6 @@ class Arrival:
             tree = self._tree(new)
             self._lay_tree(tree)
             self._remove_deleted(tree)
-
-    def _receive_file(self, member: Member, path: str) -> None:
-        _require_room(member.entry, os.path.dirname(path))
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            while piece := member.read(1 << 20):
-                view = memoryview(piece)
-                while view:
-                    view = view[os.write(fd, view) :]
-        finally:
-            os.close(fd)
 
     def _authenticate(self) -> None:
         if self._wishes.trusts:
@@ -254,7 +243,7 @@ class Arrival:
     # Its root file system
 
     def _receive_rootfs(self, new: str, member: Member) -> None:
-        _require_room(member.entry, new)
+        require_room(member.entry, new)
         if self.definition.image:
             where = self._layer()
             with self._at_home(new):
@@ -272,7 +261,7 @@ class Arrival:
         name = os.path.basename(member.path).removesuffix(".tar")
         if name.startswith("."):
             raise member.entry.error("is no volume")
-        _require_room(member.entry, new)
+        require_room(member.entry, new)
         record.make_directory(f"{new}/volumes/{name}")
         self._apply(f"{new}/volumes/{name}", member)
 
@@ -326,7 +315,7 @@ class Arrival:
     def _apply(self, root: str, member: Member) -> None:
         place = f"{self._reader.where}: {member.path}"
         tree = Tarball(member.read, place, difference.ENTRIES_MAX)
-        self.warnings += difference.apply(root, tree, lambda entry: _require_room(entry, root))
+        self.warnings += difference.apply(root, tree, lambda entry: require_room(entry, root))
 
     # Its place here
 
@@ -472,17 +461,6 @@ def _generation(new: str) -> Generation:
     found = Arriving("new")
     found.state_dir = new
     return Generation(found, _GENERATION)
-
-
-def _require_room(entry: Entry, directory: str) -> None:
-    disk = os.statvfs(directory)
-    free = disk.f_bavail * disk.f_frsize
-    if entry.size_bytes + _MARGIN_BYTES > free:
-        raise entry.error(
-            f"has {entry.size_bytes} bytes; {directory} has {free} left, of which "
-            f"{_MARGIN_BYTES} are to stay free",
-            "make room there",
-        )
 
 
 def _image(words: str) -> oci_layout.Image:

@@ -1,22 +1,24 @@
-"""Show what the images of a generation hold."""
+"""Show what the images of a generation hold, or those of an archive."""
 
 import argparse
 import dataclasses
 import json
+import os
 import sys
 import time
 from collections.abc import Iterable
 
-from torpor import images, inspection, open_files, state, table
-from torpor.container import Container
+from torpor import archive, images, inspection, open_files, state, table
+from torpor.container import Container, valid_name
 from torpor.criu_images import PAGE_BYTES
 from torpor.dumped_mounts import Mount
 from torpor.dumped_processes import RUNNING, ZOMBIE, Process
-from torpor.errors import HungError, ImageError, RecordError
+from torpor.errors import HungError, ImageError, RecordError, TorporError
 from torpor.images import Generation, Verification
 from torpor.inspection import Inspection
 from torpor.open_files import OpenFile
 from torpor.talk import report, size
+from torpor.unpacked import unpacked
 
 _PIDS_SHOWN = 4
 _SHOWN_BYTES = 50 << 10  # of what a tmpfs holds: an empty one is an archive too
@@ -30,7 +32,9 @@ _SPACE = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", metavar="NAME", help="the container")
+    parser.add_argument(
+        "name", metavar="NAME|FILE", help="the container, or an archive; '-' for stdin"
+    )
     parser.add_argument(
         "--generation", metavar="N", type=int, help="images of this number; default: the newest"
     )
@@ -39,6 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    if _is_archive(options.name):
+        return _run_on_archive(options)
     container = Container(options.name)
     generation = inspection.find(container, options.generation)
     found = inspection.read(container, generation)
@@ -46,21 +52,71 @@ def run(options: argparse.Namespace) -> int:
     verified = damage is None if options.verify else None
     sleeps = _sleeps(container, generation)
     if options.json:
-        document = {
-            "name": container.name,
-            "generation": generation.number,
-            "path": generation.path,
-            "asleep": sleeps,
-            "verified": verified,
-            **dataclasses.asdict(found),
-        }
-        json.dump(document, sys.stdout, indent=2)
-        print()
+        _print_json(container, generation, found, asleep=sleeps, verified=verified)
     else:
         where = f"{generation.number}, {'asleep' if sleeps else 'kept'}, in {generation.path}"
         rows = [("Container", container.name), ("Generation", where), *_summary(found, verified)]
         print("\n".join(_text(rows, found)))
     return 0 if damage is None else report(container.name, damage)
+
+
+def _is_archive(words: str) -> bool:
+    """A container's name has no slash; a file has precedence only over no container."""
+    if "/" in words or words == archive.STANDARD:
+        return True
+    if not os.path.isfile(words):
+        return False
+    return not valid_name(words) or not os.path.lexists(Container(words).state_dir)
+
+
+def _run_on_archive(options: argparse.Namespace) -> int:
+    if options.generation is not None:
+        raise TorporError("an archive has one generation only", "leave out --generation")
+    with archive.opened(options.name) as reader, unpacked(reader) as found:
+        inspected = inspection.of(found.generation, found.manifest())
+        verified = found.is_verified or None  # what podman writes has no checksums
+        signer, doubt = found.signer()
+        if options.json:
+            more = {"archive": reader.where, "signer": signer}
+            _print_json(
+                found.container,
+                found.generation,
+                inspected,
+                asleep=False,
+                verified=verified,
+                **more,
+            )
+            return 0
+        rows = [
+            ("Archive", reader.where if reader.is_ours else f"{reader.where}, of podman"),
+            ("Container", found.container.name),
+            ("Signed by", signer or f"- ({doubt})"),
+            *_summary(inspected, verified, "it has none"),
+        ]
+        print("\n".join(_text(rows, inspected)))
+    return 0
+
+
+def _print_json(
+    container: Container,
+    generation: Generation,
+    found: Inspection,
+    *,
+    asleep: bool,
+    verified: bool | None,
+    **more: str,
+) -> None:
+    document = {
+        "name": container.name,
+        "generation": generation.number,
+        "path": more.get("archive", generation.path),
+        "asleep": asleep,
+        "verified": verified,
+        **more,
+        **dataclasses.asdict(found),
+    }
+    json.dump(document, sys.stdout, indent=2)
+    print()
 
 
 def _damage(container: Container, generation: Generation) -> Exception | None:
@@ -100,11 +156,13 @@ def _text(rows: list[tuple[str, str]], found: Inspection) -> list[str]:
     ]
 
 
-def _summary(found: Inspection, verified: bool | None) -> list[tuple[str, str]]:
+def _summary(
+    found: Inspection, verified: bool | None, unverified: str = "not compared (--verify)"
+) -> list[tuple[str, str]]:
     facts = found.facts
-    checked = {True: "as they were written", False: "DAMAGED", None: "not compared (--verify)"}
+    checked = {True: "as they were written", False: "DAMAGED", None: unverified}
     return [
-        ("Taken", f"{taken(facts)}, {facts.get('reason', '')}"),
+        ("Taken", ", ".join(filter(None, (taken(facts), facts.get("reason"))))),
         ("Made by", f"CRIU {facts.get('criu', '?')} on Linux {facts.get('kernel', '?')}"),
         ("Boot", facts.get("boot", "?")),
         ("Size", f"{size(found.size_bytes)} in {found.files} files"),
@@ -115,6 +173,8 @@ def _summary(found: Inspection, verified: bool | None) -> list[tuple[str, str]]:
 
 
 def taken(facts: dict[str, str]) -> str:
+    if "taken" not in facts:
+        return "?"
     return time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(float(facts.get("taken", "0"))))
 
 

@@ -173,6 +173,30 @@ def test_all_that_it_wrote_over_its_image_travels_and_it_goes_on(
     assert within(other, "cat /proc/1/fd/4").split()[: len(numbers)] == numbers
 
 
+# What is known of images wherever they are.
+INSPECTED = ("facts", "processes", "shared_memory", "mounts", "space", "times", "size_bytes")
+
+
+def test_an_archive_is_looked_into_as_what_it_was_made_of(box: Container) -> None:
+    machine = box.machine
+    box.stop()
+    machine.run("torpor", "export", "box", ARCHIVE)
+    here = json.loads(machine.run("torpor", "inspect", "--json", "box").stdout)
+    there = json.loads(machine.run("torpor", "inspect", "--json", ARCHIVE).stdout)
+    assert {key: there[key] for key in INSPECTED} == {key: here[key] for key in INSPECTED}
+    assert (there["name"], there["generation"], there["path"]) == ("box", 1, ARCHIVE)
+    assert there["verified"] is True and there["signer"] == "" and there["asleep"] is False
+    text = machine.run("sh", "-c", f"cd /srv; torpor inspect - <{ARCHIVE}").stdout
+    assert "as they were written" in text and "it is not signed" in text
+    assert machine.run("sh", "-c", "cd /srv; torpor inspect box.tar.zst").stdout.count("box") > 1
+    machine.run("sh", "-c", f"head -c 2000 {ARCHIVE} >/srv/cut.tar.zst")
+    cut = machine.run("torpor", "inspect", "/srv/cut.tar.zst", check=False)
+    assert cut.returncode == 1 and cut.stderr.startswith("torpor: /srv/cut.tar.zst")
+    assert len(cut.stderr.splitlines()) <= 2
+    machine.run("rm", "/srv/cut.tar.zst")
+    assert machine.run("sh", "-c", "ls -d /var/tmp/torpor-inspect-*", check=False).stdout == ""
+
+
 def test_a_rootfs_travels_whole_through_a_pipe(machine: Machine, other: Container) -> None:
     rootfs = make_busybox(machine, "/srv/whole")
     box = Container(machine, "whole").define(
@@ -598,6 +622,10 @@ def test_torpor_wakes_what_podman_dumped(
         counted = machine.run("podman", "logs", "pod").stdout.split()[-1]
     finally:
         machine.run("podman", "rm", "--force", "--time=0", "pod")
+    inspected = json.loads(machine.run("torpor", "inspect", "--json", ARCHIVE).stdout)
+    assert [one["name"] for one in inspected["processes"]][:1] == ["sh"]
+    assert inspected["verified"] is None
+    assert "of podman" in machine.run("torpor", "inspect", ARCHIVE).stdout
     assert "which does not say where" in refused(machine, "--trust", ARCHIVE, other.name)
     assert "is not signed" in refused(machine, f"--image={IMAGE}", ARCHIVE, other.name)
     words = ("--trust", f"--image={IMAGE}", ARCHIVE, other.name)
