@@ -1,4 +1,4 @@
-"""A sleeping container that goes to another host: what of it travels, and in which form."""
+"""A container that goes to another host, asleep or as a snapshot: what travels, in which form."""
 
 import json
 import os
@@ -9,6 +9,7 @@ import torpor
 from torpor import (
     archive,
     bundle,
+    capture,
     difference,
     images,
     last_rendering,
@@ -21,6 +22,8 @@ from torpor import (
     preparation,
     record,
     rendering,
+    rootfs,
+    snapshots,
     state,
     volumes,
 )
@@ -29,14 +32,14 @@ from torpor.archive import Writer
 from torpor.container import RUN_ROOT, Container
 from torpor.difference import Difference
 from torpor.errors import ImageError, TorporError
-from torpor.images import Generation
+from torpor.images import Generation, Manifest
 from torpor.last_rendering import Inputs
 from torpor.lease import Lease
 from torpor.peers import Origin
 
 TREE, LAYER = "tree", "layer"  # of its root file system all travels, or what it has beyond an image
 Base = tuple[str, str]
-_STALE = "its memory is of no use: the next start would forget it"
+_STALE = "its memory is of no use: a start would not wake it"
 # A generation's files, and what they are called in an archive.
 _RECORDS = (
     ("plan", archive.PLAN),
@@ -48,33 +51,29 @@ _RECORDS = (
 _BY_CRIU = (("stats-dump", archive.STATISTICS), ("work/dump.log", archive.LOG))
 
 
-class Sleeper:
-    """A container that sleeps, and would wake if it were started now."""
+class Traveller:
+    """A container's memory, and where the files are that belong to it."""
 
-    def __init__(self, container: Container) -> None:
-        """Raises TorporError where it does not sleep, or cannot travel."""
+    def __init__(self, container: Container, generation: Generation, manifest: Manifest) -> None:
+        """Raises TorporError where the next start would not use this memory."""
         self.container = container
-        current = state.read(container)
-        if current.name != state.READY:
-            raise TorporError(
-                f"{container.name} does not sleep: its state is {current.name}",
-                f"put it to sleep first: systemctl stop {container.unit}",
-            )
-        self.generation = Generation(container, current.generation)
-        self.manifest = images.read_manifest(container, self.generation)
+        self.generation = generation
+        self.manifest = manifest
         self.inputs = _inputs(container)
         self.text = definitions.read(container.definition_path)
         self.definition = definitions.load(container.name, container.definition_path)
         self.base = bundle.load(self.definition.bundle) if self.definition.bundle else None
         self._require_fresh()
-        self.plan = preparation.read(self.generation.plan)
+        self.plan = preparation.read(generation.plan)
+
+    def where(self, path: str) -> str:
+        """Where the files are that the container has at a path of its own."""
+        return path
 
     def _require_fresh(self) -> None:
         container, facts = self.container, self.manifest.facts
         if facts.get("inputs") != rendering.digest(self.definition, self.base):
-            raise TorporError(f"the definition of {container.name} changed since it sleeps", _STALE)
-        if facts.get("rootfs") != last_rendering.rootfs_identity(container, self.inputs):
-            raise TorporError(f"the rootfs of {container.name} changed since it sleeps", _STALE)
+            raise TorporError(f"the definition of {container.name} changed since then", _STALE)
 
     @property
     def volumes(self) -> list[str]:
@@ -109,6 +108,52 @@ class Sleeper:
         )
 
 
+class Sleeper(Traveller):
+    """A container that sleeps, and would wake if it were started now."""
+
+    def __init__(self, container: Container) -> None:
+        """Raises TorporError where it does not sleep, or cannot travel."""
+        current = state.read(container)
+        if current.name != state.READY:
+            raise TorporError(
+                f"{container.name} does not sleep: its state is {current.name}",
+                f"put it to sleep first: systemctl stop {container.unit}; "
+                "or export a moment of it: --running",
+            )
+        generation = Generation(container, current.generation)
+        super().__init__(container, generation, images.read_manifest(container, generation))
+
+    def _require_fresh(self) -> None:
+        super()._require_fresh()
+        identity = last_rendering.rootfs_identity(self.container, self.inputs)
+        if self.manifest.facts.get("rootfs") != identity:
+            raise TorporError(f"the rootfs of {self.container.name} changed since then", _STALE)
+
+
+class Kept(Traveller):
+    """A snapshot, whose container may do what it wants meanwhile."""
+
+    def __init__(self, container: Container, number: int) -> None:
+        """Raises TorporError where there is none, or the container could not go back to it."""
+        known = snapshots.load(container, number)
+        super().__init__(container, known.snapshot, known.manifest)
+        places = capture.read(known.snapshot.places)
+        self._copies = {
+            place.path: f"{known.snapshot.files}/{at}" for at, place in enumerate(places)
+        }
+
+    def where(self, path: str) -> str:
+        return self._copies.get(path, path)
+
+    def _require_fresh(self) -> None:
+        super()._require_fresh()
+        inputs = self.inputs
+        image = inputs.image or rootfs.identity(inputs.rootfs)
+        then = self.manifest.facts.get("rootfs", "").rpartition("+")[0]
+        if inputs.image is not None and then != image:
+            raise TorporError(f"the image of {self.container.name} changed since then", _STALE)
+
+
 def _inputs(container: Container) -> Inputs:
     inputs = last_rendering.load(container)
     if inputs is None:
@@ -129,43 +174,48 @@ class Load:
 
 
 @contextmanager
-def load(sleeper: Sleeper) -> Iterator[Load]:
+def load(traveller: Traveller) -> Iterator[Load]:
     """What is mounted for that nobody else sees."""
     with ExitStack() as stack:
-        rootfs = _of_tree(sleeper) if sleeper.kind == TREE else _of_layer(sleeper, stack)
-        stack.callback(rootfs.close)
+        root = _of_tree(traveller) if traveller.kind == TREE else _of_layer(traveller, stack)
+        stack.callback(root.close)
         own = {}
-        for place in sleeper.volumes:
+        for place in traveller.volumes:
             name = f"{archive.OWN_VOLUMES}/{volumes.escape(place)}.tar"
-            own[name] = difference.of_tree(volumes.own(sleeper.container, place))
+            source = traveller.where(volumes.own(traveller.container, place))
+            own[name] = difference.of_tree(source)
             stack.callback(own[name].close)
-        yield Load(rootfs, own)
+        yield Load(root, own)
 
 
-def _of_tree(sleeper: Sleeper) -> Difference:
-    return difference.of_tree(sleeper.inputs.rootfs)
+def _of_tree(traveller: Traveller) -> Difference:
+    return difference.of_tree(traveller.where(os.path.realpath(traveller.inputs.rootfs)))
 
 
-def _of_layer(sleeper: Sleeper, stack: ExitStack) -> Difference:
-    container = sleeper.container
-    digest, ids, image = preparation.first(sleeper.plan, preparation.OVERLAY).split("\t")
+def _of_layer(traveller: Traveller, stack: ExitStack) -> Difference:
+    container = traveller.container
+    digest, ids, image = preparation.first(traveller.plan, preparation.OVERLAY).split("\t")
+    storage = overlay.storage_path(container)
     stack.enter_context(mounts.Private())
     mounts.mount(["-t", "tmpfs", "tmpfs", RUN_ROOT])
     record.make_directory(container.run_dir)
-    overlay.mount(container, image, digest, ids)
-    upper = f"{overlay.storage_path(container)}/upper"
-    return difference.of_layer(overlay.rootfs_path(container), upper, image)
+    if (source := traveller.where(storage)) != storage:
+        mounts.mount(["--bind", source, storage])  # of a snapshot, which has no index of links
+        overlay.mount_to_look(container, image, ids)
+    else:
+        overlay.mount(container, image, digest, ids)
+    return difference.of_layer(overlay.rootfs_path(container), f"{storage}/upper", image)
 
 
-def header(sleeper: Sleeper, base: Base, size_bytes: int, *, is_signed: bool) -> archive.Facts:
+def header(traveller: Traveller, base: Base, size_bytes: int, *, is_signed: bool) -> archive.Facts:
     """What a receiver is told first."""
-    facts = sleeper.manifest.facts
+    facts = traveller.manifest.facts
     return {
-        "name": sleeper.container.name,
+        "name": traveller.container.name,
         "torpor": torpor.__version__,
         "machine": os.uname().machine,
-        "root": sleeper.kind,
-        "image": sleeper.inputs.image or "",
+        "root": traveller.kind,
+        "image": traveller.inputs.image or "",
         "base": base[0],
         **{key: facts.get(key, "") for key in ("generation", "inputs", "taken", "kernel", "criu")},
         "size": str(size_bytes),
@@ -173,20 +223,20 @@ def header(sleeper: Sleeper, base: Base, size_bytes: int, *, is_signed: bool) ->
     }
 
 
-def write(sleeper: Sleeper, carried: Load, base: Base, to: Writer) -> None:
+def write(traveller: Traveller, carried: Load, base: Base, to: Writer) -> None:
     """Add all entries but the manifest. Raises ImageError where an image is damaged."""
-    for path, content in _documents(sleeper, carried.rootfs, base):
+    for path, content in _documents(traveller, carried.rootfs, base):
         to.add(path, content)
     for path, tree in carried.trees.items():
         _add_tree(path, tree, carried.sizes_bytes[path], to)
-    if "shm.tar" in sleeper.manifest.files:
-        _add_file(sleeper, "shm.tar", archive.SHM, to)
+    if "shm.tar" in traveller.manifest.files:
+        _add_file(traveller, "shm.tar", archive.SHM, to)
     to.add_directory(archive.IMAGES)
-    for path in sorted(sleeper.manifest.files):
+    for path in sorted(traveller.manifest.files):
         if path.startswith("checkpoint/"):
-            _add_file(sleeper, path, path, to)
+            _add_file(traveller, path, path, to)
     for name, path in _BY_CRIU:  # its log only where keep-logs is wanted
-        if (said := sleeper.read(name)) is not None:
+        if (said := traveller.read(name)) is not None:
             to.add(path, said)
 
 
@@ -200,21 +250,26 @@ def _add_tree(path: str, tree: Difference, size_bytes: int, to: Writer) -> None:
         stream.close()
 
 
-def _documents(sleeper: Sleeper, changes: Difference, base: Base) -> Iterator[tuple[str, bytes]]:
-    config = _require(sleeper.read("config.json"), sleeper.generation.config)
-    given = sleeper.lease()
-    yield archive.CONFIG, _json(peers.config_dump(sleeper.origin(base), json.loads(config), given))
+def _documents(
+    traveller: Traveller, changes: Difference, base: Base
+) -> Iterator[tuple[str, bytes]]:
+    config = _require(traveller.read("config.json"), traveller.generation.config)
+    given = traveller.lease()
+    yield (
+        archive.CONFIG,
+        _json(peers.config_dump(traveller.origin(base), json.loads(config), given)),
+    )
     yield archive.SPEC, _json(peers.spec_dump(json.loads(config)))
     yield archive.NETWORK, _json(peers.network_status(given))
-    yield archive.DEFINITION, sleeper.text
+    yield archive.DEFINITION, traveller.text
     yield archive.OCI, config
-    if sleeper.base is not None:
-        yield archive.BUNDLE, oci_config.dumps(sleeper.base)
-    yield archive.GENERATION, _require(sleeper.read("manifest"), sleeper.generation.manifest)
+    if traveller.base is not None:
+        yield archive.BUNDLE, oci_config.dumps(traveller.base)
+    yield archive.GENERATION, _require(traveller.read("manifest"), traveller.generation.manifest)
     for name, path in _RECORDS:
-        if (content := sleeper.read(name)) is not None:
+        if (content := traveller.read(name)) is not None:
             yield path, content
-    if (created := record.read_bytes(sleeper.container.created_path)) is not None:
+    if (created := record.read_bytes(traveller.container.created_path)) is not None:
         yield archive.CREATED, created
     if changes.deleted:
         yield archive.DELETED, _json(changes.deleted)
@@ -230,10 +285,10 @@ def _json(value: object) -> bytes:
     return json.dumps(value, indent=1).encode("utf-8", "surrogateescape") + b"\n"
 
 
-def _add_file(sleeper: Sleeper, path: str, name: str, to: Writer) -> None:
+def _add_file(traveller: Traveller, path: str, name: str, to: Writer) -> None:
     """Add a large file of the generation, while its own checksum is looked at."""
-    digest, size = sleeper.manifest.files[path]
-    full = f"{sleeper.generation.path}/{path}"
+    digest, size = traveller.manifest.files[path]
+    full = f"{traveller.generation.path}/{path}"
     reader = images.FileReader(full)
     try:
         to.add_stream(name, size, reader.read)
@@ -243,17 +298,17 @@ def _add_file(sleeper: Sleeper, path: str, name: str, to: Writer) -> None:
         reader.close()
 
 
-def base_image(sleeper: Sleeper, said: str | None) -> Base:
+def base_image(traveller: Traveller, said: str | None) -> Base:
     """What peers are told that its root file system began with: an image's name and its ID.
 
     said is NAME or NAME=ID; a layout knows the ID itself.
     """
-    image = sleeper.definition.image
+    image = traveller.definition.image
     name, _, identity = (said or str(image or "")).partition("=")
     if not identity and image and image.is_layout:
         identity = oci_layout.load(image).config_digest.partition(":")[2]
     return name, identity
 
 
-def total_bytes(sleeper: Sleeper, carried: Load) -> int:
-    return sum(carried.sizes_bytes.values()) + sleeper.manifest.size_bytes
+def total_bytes(traveller: Traveller, carried: Load) -> int:
+    return sum(carried.sizes_bytes.values()) + traveller.manifest.size_bytes

@@ -1,23 +1,30 @@
-"""Write a sleeping container to one file, for another host."""
+"""Write a container to one file, for another host: asleep, or a moment of it."""
 
 import argparse
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from torpor import archive, departure, record, signature
+from torpor import archive, departure, record, signature, snapshots, taking
 from torpor.archive import Writer
 from torpor.container import Container
-from torpor.departure import Sleeper
-from torpor.errors import TorporError
+from torpor.departure import Kept, Sleeper, Traveller
+from torpor.errors import BusyError, TorporError
 from torpor.lock import Lock
 from torpor.progress import Progress
+from torpor.snapshots import Snapshot
 from torpor.talk import NOTICE, WARNING, mebibytes, say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", metavar="NAME", help="the container, which sleeps")
+    parser.add_argument("name", metavar="NAME", help="the container")
     parser.add_argument("file", metavar="FILE", help="the archive to write; '-' for stdout")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        "--running", action="store_true", help="a moment of a container that goes on"
+    )
+    which.add_argument("--snapshot", metavar="N", type=int, help="the snapshot of this number")
     parser.add_argument(
         "--base-image",
         metavar="REF[=ID]",
@@ -30,24 +37,61 @@ def run(options: argparse.Namespace) -> int:
     container = Container(options.name)
     if options.sign:
         signature.require_signer(options.sign)
-    with Lock(container, wait=False), _target(options.file) as fd:
-        sleeper = Sleeper(container)
-        base = departure.base_image(sleeper, options.base_image)
-        for name in sleeper.shared_volumes:
-            say(f"{container.name}: the volume {name} is not its own, and stays here", WARNING)
-        with departure.load(sleeper) as carried:
-            total_bytes = departure.total_bytes(sleeper, carried)
-            header = departure.header(sleeper, base, total_bytes, is_signed=bool(options.sign))
-            with Progress(container.name, total_bytes) as progress:
-                writer = Writer(fd, header, progress.advance)
-                try:
-                    departure.write(sleeper, carried, base, writer)
-                    writer.finish(_signer(options.sign))
-                finally:
-                    writer.close()
-    words = f"generation {sleeper.generation.number}, {mebibytes(total_bytes)}"
-    say(f"{container.name}: exported: {words}; it sleeps on here too", NOTICE)
+    if options.running:
+        return _export_running(container, options)
+    with _target(options.file) as fd:
+        if options.snapshot is not None:
+            # Without the lock, for which a stop would wait.
+            _export(Kept(container, options.snapshot), fd, options)
+        else:
+            with Lock(container, wait=False):
+                _export(Sleeper(container), fd, options)
     return 0
+
+
+def _export_running(container: Container, options: argparse.Namespace) -> int:
+    """By a snapshot that is there for this long."""
+    with _target(options.file) as fd:
+        status, number = taking.take(container, sys.stderr, forgets=False)
+        if status:
+            sys.exit(status)  # what went wrong was said
+        try:
+            _export(Kept(container, number), fd, options)
+        finally:
+            _drop(container, number)
+    return 0
+
+
+def _drop(container: Container, number: int) -> None:
+    """Remove it; where its container starts or stops just now, the next start does the rest."""
+    snapshot = Snapshot(container, number)
+    record.remove_durably(snapshot.manifest)
+    try:
+        with Lock(container, wait=False):
+            snapshots.sweep(container)
+    except BusyError:
+        pass
+
+
+def _export(traveller: Traveller, fd: int, options: argparse.Namespace) -> None:
+    container = traveller.container
+    base = departure.base_image(traveller, options.base_image)
+    for name in traveller.shared_volumes:
+        say(f"{container.name}: the volume {name} is not its own, and stays here", WARNING)
+    with departure.load(traveller) as carried:
+        total_bytes = departure.total_bytes(traveller, carried)
+        header = departure.header(traveller, base, total_bytes, is_signed=bool(options.sign))
+        with Progress(container.name, total_bytes) as progress:
+            writer = Writer(fd, header, progress.advance)
+            try:
+                departure.write(traveller, carried, base, writer)
+                writer.finish(_signer(options.sign))
+            finally:
+                writer.close()
+    what = "generation" if isinstance(traveller, Sleeper) else "snapshot"
+    goes_on = "it sleeps on here too" if isinstance(traveller, Sleeper) else "it goes on here"
+    words = f"{what} {traveller.generation.number}, {mebibytes(total_bytes)}"
+    say(f"{container.name}: exported: {words}; {goes_on}", NOTICE)
 
 
 def _signer(key: str | None) -> Callable[[bytes], bytes] | None:

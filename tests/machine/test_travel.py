@@ -197,6 +197,63 @@ def test_an_archive_is_looked_into_as_what_it_was_made_of(box: Container) -> Non
     assert machine.run("sh", "-c", "ls -d /var/tmp/torpor-inspect-*", check=False).stdout == ""
 
 
+def test_a_moment_of_one_that_runs_travels(box: Container, other: Container) -> None:
+    machine = box.machine
+    said = machine.run("sh", "-c", f"torpor export --running box - >{ARCHIVE}").stderr
+    assert "box: snapshot 1: " in said and "it goes on here" in said
+    assert machine.run("ls", "/var/lib/torpor/box/snapshots").stdout == ""
+    assert box.property("ActiveState") == "active" and box.state() == "RUNNING"
+    machine.run("torpor", "import", "--trust", ARCHIVE, other.name)
+    counted = f"/var/lib/torpor/{other.name}/storage/upper/new/counted"
+    last = int(machine.read(counted).split()[-1])
+    other.start()
+    assert other.property("StatusText").startswith("restored"), other.journal()
+    # The number is written before it is said.
+    assert other.numbers()[0] in (last, last + 1)
+    other.stop()
+    numbers = [str(number) for number in range(1, other.numbers()[-1] + 1)]
+    assert machine.read(counted).split() == numbers
+    assert box.numbers()[-1] > last + 3
+    box.stop()
+    box.start()
+    assert box.numbers() == list(range(1, box.numbers()[-1] + 1))
+
+
+def test_a_snapshot_travels(machine: Machine, other: Container) -> None:
+    rootfs = make_busybox(machine, "/srv/whole")
+    box = Container(machine, "whole").define(
+        rootfs=rootfs, command=["/bin/sh", "-c", f"mkdir /new\n{COUNT}"], mounts=["tmpfs:/run"]
+    )
+    try:
+        box.start()
+        machine.run("sh", "-c", WROTE.format("/srv/whole/new/counted"))
+        assert "has no snapshot 1" in refused_export(machine, "--snapshot=1", "whole", ARCHIVE)
+        machine.run("torpor", "snapshot", "whole")
+        machine.run("torpor", "stop", "--fresh", "whole")
+        assert "it goes on here" in (
+            machine.run("torpor", "export", "--snapshot=1", "whole", ARCHIVE).stderr
+        )
+        assert "is not running" in refused_export(machine, "--running", "whole", "/srv/no")
+        assert machine.run("ls", "/srv/no", check=False).returncode
+        machine.run("torpor", "import", "--trust", ARCHIVE, other.name)
+        last = int(machine.read(f"/var/lib/torpor/{other.name}/rootfs/new/counted").split()[-1])
+        other.start()
+        assert other.property("StatusText").startswith("restored"), other.journal()
+        assert other.numbers()[0] in (last, last + 1)
+        box.define(rootfs=rootfs, command=["/bin/sh", "-c", COUNT])
+        words = ("--snapshot=1", "whole", ARCHIVE)
+        assert "definition of whole changed" in refused_export(machine, *words)
+    finally:
+        box.remove()
+        machine.run("rm", "-rf", rootfs, ARCHIVE)
+
+
+def refused_export(machine: Machine, *words: str) -> str:
+    done = machine.run("torpor", "export", *words, check=False)
+    assert done.returncode and "Traceback" not in done.stderr
+    return done.stderr
+
+
 def test_a_rootfs_travels_whole_through_a_pipe(machine: Machine, other: Container) -> None:
     rootfs = make_busybox(machine, "/srv/whole")
     box = Container(machine, "whole").define(
