@@ -68,6 +68,7 @@ STANDARD = "-"  # input or output
 _NEWER = "was it made by another version of torpor?"
 # zstd passes on what it does not know; gzip it knows.
 _EXPAND = ("zstd", "--quiet", "--decompress", "--stdout", "--force", "--memory=128MB")
+_PASS_ON = ("cat",)
 _COMPRESS = ("zstd", "--quiet", "--stdout", "--threads=0")
 
 Facts = dict[str, str]
@@ -77,12 +78,15 @@ Checksums = list[tuple[str, int, str]]  # path, size in bytes, sha256
 class Writer:
     """An archive being written, compressed, to a descriptor; order is as in _ORDER."""
 
-    def __init__(self, fd: int, facts: Facts, progress: Callable[[int], None]) -> None:
+    def __init__(
+        self, fd: int, facts: Facts, progress: Callable[[int], None], *, compressed: bool = True
+    ) -> None:
         """Raises TorporError where it cannot be compressed. progress gets each count of bytes."""
         reader, self._pipe = os.pipe()
         self._said = os.memfd_create("zstd", os.MFD_CLOEXEC)
         try:
-            self._child = _spawn(_COMPRESS, reader, fd, self._said)
+            argv = _COMPRESS if compressed else _PASS_ON
+            self._child = _spawn(argv, reader, fd, self._said)
         finally:
             os.close(reader)
         self._tar = tarfile.TarFile(

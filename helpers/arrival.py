@@ -202,7 +202,7 @@ class Arrival:
                     "it writes over an image: --rootfs is for a container without one",
                     "say where the image is: --image",
                 )
-            return {"image": _image(wishes.image)} if wishes.image else {}
+            return {"image": image_of(wishes.image)} if wishes.image else {}
         if wishes.image:
             raise TorporError(
                 "it has a rootfs of its own: --image is for a container with one",
@@ -463,7 +463,8 @@ def _generation(new: str) -> Generation:
     return Generation(found, _GENERATION)
 
 
-def _image(words: str) -> oci_layout.Image:
+def image_of(words: str) -> oci_layout.Image:
+    """What --image names. Raises TorporError."""
     try:
         return oci_layout.parse_image(Scalar(0, words, absent=False))
     except WrongError as error:
@@ -501,7 +502,7 @@ def _load(image: oci_layout.Image, where: str) -> image_config.ImageConfig:
 
 def _directory(words: str) -> str:
     """The root file system of an image that --image names."""
-    image = _image(words)
+    image = image_of(words)
     if not image.is_layout:
         return os.path.realpath(image.directory)
     found = _load(image, "--image")

@@ -79,6 +79,10 @@ def _network(lease: Lease | None) -> dict[str, Any]:
     return {"createNetNS": True, "networkMode": "bridge", "newNetworks": networks}
 
 
+# CRI-O takes a checkpoint only with this: the annotations that the container had from Kubernetes.
+_OF_CRIO = "io.kubernetes.cri-o.Annotations"
+
+
 def spec_dump(config: Config) -> Config:
     """config without what only torpor makes, and without this host's hooks and cgroups."""
     linux = {key: value for key, value in config["linux"].items() if key != "cgroupsPath"}
@@ -89,7 +93,8 @@ def spec_dump(config: Config) -> Config:
         if not str(one.get("source")).startswith(f"{RUN_ROOT}/")
     ]
     kept = {key: value for key, value in config.items() if key not in ("hooks", "linux", "mounts")}
-    return {**kept, "mounts": mounts, "linux": linux}
+    annotations = {_OF_CRIO: "{}", **(config.get("annotations") or {})}
+    return {**kept, "annotations": annotations, "mounts": mounts, "linux": linux}
 
 
 def network_status(lease: Lease | None) -> dict[str, Any]:

@@ -6,10 +6,19 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from torpor import archive, departure, record, signature, snapshots, taking
+from torpor import (
+    archive,
+    arrival,
+    checkpoint_image,
+    departure,
+    record,
+    signature,
+    snapshots,
+    taking,
+)
 from torpor.archive import Writer
 from torpor.container import Container
-from torpor.departure import Kept, Sleeper, Traveller
+from torpor.departure import Base, Kept, Sleeper, Traveller
 from torpor.errors import BusyError, TorporError
 from torpor.lock import Lock
 from torpor.progress import Progress
@@ -19,7 +28,12 @@ from torpor.talk import NOTICE, WARNING, mebibytes, say
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="the container")
-    parser.add_argument("file", metavar="FILE", help="the archive to write; '-' for stdout")
+    parser.add_argument(
+        "file", metavar="FILE", nargs="?", help="the archive to write; '-' for stdout"
+    )
+    parser.add_argument(
+        "--image", metavar="oci:DIR[:TAG]", help="an image of an OCI layout to write instead"
+    )
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
         "--running", action="store_true", help="a moment of a container that goes on"
@@ -33,33 +47,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sign", metavar="KEY", help="sign it with this key of ssh-keygen")
 
 
+Fill = Callable[[int], None]  # writes the archive to a descriptor
+Deliver = Callable[[Traveller, Base, Fill], None]
+
+
 def run(options: argparse.Namespace) -> int:
     container = Container(options.name)
     if options.sign:
         signature.require_signer(options.sign)
-    if options.running:
-        return _export_running(container, options)
-    with _target(options.file) as fd:
-        if options.snapshot is not None:
+    with _destination(options) as deliver:
+        if options.running:
+            _export_running(container, options, deliver)
+        elif options.snapshot is not None:
             # Without the lock, for which a stop would wait.
-            _export(Kept(container, options.snapshot), fd, options)
+            _export(Kept(container, options.snapshot), options, deliver)
         else:
             with Lock(container, wait=False):
-                _export(Sleeper(container), fd, options)
+                _export(Sleeper(container), options, deliver)
     return 0
 
 
-def _export_running(container: Container, options: argparse.Namespace) -> int:
+def _export_running(container: Container, options: argparse.Namespace, deliver: Deliver) -> None:
     """By a snapshot that is there for this long."""
-    with _target(options.file) as fd:
-        status, number = taking.take(container, sys.stderr, forgets=False)
-        if status:
-            sys.exit(status)  # what went wrong was said
-        try:
-            _export(Kept(container, number), fd, options)
-        finally:
-            _drop(container, number)
-    return 0
+    status, number = taking.take(container, sys.stderr, forgets=False)
+    if status:
+        sys.exit(status)  # what went wrong was said
+    try:
+        _export(Kept(container, number), options, deliver)
+    finally:
+        _drop(container, number)
 
 
 def _drop(container: Container, number: int) -> None:
@@ -73,7 +89,7 @@ def _drop(container: Container, number: int) -> None:
         pass
 
 
-def _export(traveller: Traveller, fd: int, options: argparse.Namespace) -> None:
+def _export(traveller: Traveller, options: argparse.Namespace, deliver: Deliver) -> None:
     container = traveller.container
     base = departure.base_image(traveller, options.base_image)
     for name in traveller.shared_volumes:
@@ -81,17 +97,44 @@ def _export(traveller: Traveller, fd: int, options: argparse.Namespace) -> None:
     with departure.load(traveller) as carried:
         total_bytes = departure.total_bytes(traveller, carried)
         header = departure.header(traveller, base, total_bytes, is_signed=bool(options.sign))
-        with Progress(container.name, total_bytes) as progress:
-            writer = Writer(fd, header, progress.advance)
-            try:
-                departure.write(traveller, carried, base, writer)
-                writer.finish(_signer(options.sign))
-            finally:
-                writer.close()
+
+        def fill(fd: int) -> None:
+            with Progress(container.name, total_bytes) as progress:
+                compressed = not options.image  # which umoci compresses itself
+                writer = Writer(fd, header, progress.advance, compressed=compressed)
+                try:
+                    departure.write(traveller, carried, base, writer)
+                    writer.finish(_signer(options.sign))
+                finally:
+                    writer.close()
+
+        deliver(traveller, base, fill)
     what = "generation" if isinstance(traveller, Sleeper) else "snapshot"
     goes_on = "it sleeps on here too" if isinstance(traveller, Sleeper) else "it goes on here"
     words = f"{what} {traveller.generation.number}, {mebibytes(total_bytes)}"
     say(f"{container.name}: exported: {words}; {goes_on}", NOTICE)
+
+
+@contextmanager
+def _destination(options: argparse.Namespace) -> Iterator[Deliver]:
+    """Where it goes, which is known to be possible before a container is made to stand still."""
+    if bool(options.file) == bool(options.image):
+        raise TorporError("say where to, in one way", "name a FILE, or --image oci:DIR:TAG")
+    if not options.image:
+        with _target(options.file) as fd:
+            yield lambda traveller, base, fill: fill(fd)
+        return
+    image = arrival.image_of(options.image)
+    if not image.is_layout:
+        raise TorporError(f"--image: {image} is a directory", "name a layout: --image oci:DIR:TAG")
+
+    def deliver(traveller: Traveller, base: Base, fill: Fill) -> None:
+        notes = checkpoint_image.annotations(
+            traveller.container.name, base, traveller.manifest.facts
+        )
+        checkpoint_image.write(image, notes, fill)
+
+    yield deliver
 
 
 def _signer(key: str | None) -> Callable[[bytes], bytes] | None:

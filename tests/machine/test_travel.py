@@ -248,6 +248,51 @@ def test_a_snapshot_travels(machine: Machine, other: Container) -> None:
         machine.run("rm", "-rf", rootfs, ARCHIVE)
 
 
+LAYER = """
+import json, sys
+top, tag = sys.argv[1:]
+def blob(one): return f"{top}/blobs/{one['digest'].replace(':', '/')}"
+index = json.load(open(f"{top}/index.json"))["manifests"]
+names = {one["annotations"]["org.opencontainers.image.ref.name"]: one for one in index}
+manifest = json.load(open(blob(names[tag])))
+layer, = manifest["layers"]
+print(json.dumps([sorted(names), manifest["annotations"], blob(layer)]))
+"""
+
+
+def test_a_cluster_is_given_an_image(box: Container, other: Container) -> None:
+    machine = box.machine
+    layout = "/srv/checkpoints"
+    box.stop()
+    words = ("export", f"--image=oci:{layout}:v1", "--base-image=docker.io/x:1", "box")
+    try:
+        machine.run("torpor", *words)
+        machine.run("torpor", *words[:1], f"--image=oci:{layout}:v2", "box")
+        names, notes, layer = json.loads(machine.run("python3", "-c", LAYER, layout, "v1").stdout)
+        assert names == ["v1", "v2"]
+        assert notes["io.kubernetes.cri-o.annotations.checkpoint.name"] == "box"
+        assert notes["org.criu.checkpoint.container.name"] == "box"
+        assert notes["org.criu.checkpoint.rootfsImageName"] == "docker.io/x:1"
+        assert machine.run("stat", "-c", "%a", layout, layer).stdout.split() == ["700", "600"]
+        held = machine.run("tar", "-tf", layer).stdout.split()
+        assert {"config.dump", "spec.dump", "rootfs-diff.tar", "checkpoint/inventory.img"} <= {
+            *held
+        }
+        spec = json.loads(machine.run("tar", "-xOf", layer, "spec.dump").stdout)
+        assert spec["annotations"]["io.kubernetes.cri-o.Annotations"] == "{}"
+        counted = box.numbers()[-1]
+        machine.run("torpor", "import", "--trust", layer, other.name)
+        other.start()
+        assert other.property("StatusText").startswith("restored"), other.journal()
+        assert other.numbers()[0] == counted + 1
+        machine.run("sh", "-c", f"mkdir /srv/no-layout; echo x >/srv/no-layout/x")
+        assert "umoci" in refused_export(machine, "--image=oci:/srv/no-layout:v1", "box")
+        assert machine.run("ls", "/srv/no-layout").stdout == "x\n"
+        assert "say where to" in refused_export(machine, "box")
+    finally:
+        machine.run("rm", "-rf", layout, "/srv/no-layout")
+
+
 def refused_export(machine: Machine, *words: str) -> str:
     done = machine.run("torpor", "export", *words, check=False)
     assert done.returncode and "Traceback" not in done.stderr
