@@ -285,7 +285,7 @@ def test_a_cluster_is_given_an_image(box: Container, other: Container) -> None:
         other.start()
         assert other.property("StatusText").startswith("restored"), other.journal()
         assert other.numbers()[0] == counted + 1
-        machine.run("sh", "-c", f"mkdir /srv/no-layout; echo x >/srv/no-layout/x")
+        machine.run("sh", "-c", "mkdir /srv/no-layout; echo x >/srv/no-layout/x")
         assert "umoci" in refused_export(machine, "--image=oci:/srv/no-layout:v1", "box")
         assert machine.run("ls", "/srv/no-layout").stdout == "x\n"
         assert "say where to" in refused_export(machine, "box")
