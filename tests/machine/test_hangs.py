@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -237,47 +238,41 @@ def test_a_process_that_no_signal_reaches(machine: Machine) -> None:
             container.remove()
 
 
-def test_images_on_a_disk_that_does_not_answer(machine: Machine) -> None:
-    """systemd looks at each process of a unit that it ends: none may hang in its execve(2)."""
-    state = "/var/lib/torpor/hung-state"
-    with FailingDisk(machine, state) as disk:
-        container = define(machine, "hung-state")
+@contextmanager
+def state_on_failing_disk(machine: Machine, name: str) -> Iterator[tuple[Case, FailingDisk]]:
+    """A running container whose state directory is on a disk that can stop."""
+    with FailingDisk(machine, f"/var/lib/torpor/{name}") as disk:
+        container = define(machine, name)
         try:
-            case = Case(container)
-            faults.begin_held(container, "stop", "post-dump")
-            disk.stop()
-            began_s = time.monotonic()
-            faults.go_on(container)
-            assert time.monotonic() - began_s < 4 * TIMEOUT_S + SLACK_S
-            assert container.property("ActiveState") == "failed"
-            disk.go_on()
-            case.assert_starts_fresh()
+            yield Case(container), disk
         finally:
             disk.go_on()
             machine.run("systemctl", "kill", "-s", "KILL", container.unit, check=False)
             machine.run("systemctl", "stop", container.unit, check=False)
     container.remove()
+
+
+def test_images_on_a_disk_that_does_not_answer(machine: Machine) -> None:
+    """systemd looks at each process of a unit that it ends: none may hang in its execve(2)."""
+    with state_on_failing_disk(machine, "hung-state") as (case, disk):
+        faults.begin_held(case.counter, "stop", "post-dump")
+        disk.stop()
+        began_s = time.monotonic()
+        faults.go_on(case.counter)
+        assert time.monotonic() - began_s < 4 * TIMEOUT_S + SLACK_S
+        assert case.counter.property("ActiveState") == "failed"
+        disk.go_on()
+        case.assert_starts_fresh()
 
 
 def test_a_disk_that_stops_answering_while_images_are_synced(machine: Machine) -> None:
-    state = "/var/lib/torpor/hung-sync"
-    with FailingDisk(machine, state) as disk:
-        container = define(machine, "hung-sync")
-        try:
-            case = Case(container)
-            disk.obey("fsync stop */checkpoint/pages-*")
-            began_s = time.monotonic()
-            container.systemctl("stop", check=False)
-            assert time.monotonic() - began_s < 4 * TIMEOUT_S + SLACK_S
-            assert container.property("ActiveState") == "failed"
-            disk.obey()
-            disk.go_on()
-            case.assert_starts_fresh()
-        finally:
-            disk.go_on()
-            machine.run("systemctl", "kill", "-s", "KILL", container.unit, check=False)
-            machine.run("systemctl", "stop", container.unit, check=False)
-    container.remove()
+    with state_on_failing_disk(machine, "hung-sync") as (case, disk):
+        disk.obey("fsync stop */checkpoint/pages-*")
+        assert timed(case.counter, "stop") < 4 * TIMEOUT_S + SLACK_S
+        assert case.counter.property("ActiveState") == "failed"
+        disk.obey()
+        disk.go_on()
+        case.assert_starts_fresh()
 
 
 # For all instances: a daemon-reload for each would take longer than all the rest.

@@ -219,33 +219,36 @@ def test_a_moment_of_one_that_runs_travels(box: Container, other: Container) -> 
     assert box.numbers() == list(range(1, box.numbers()[-1] + 1))
 
 
-def test_a_snapshot_travels(machine: Machine, other: Container) -> None:
+@pytest.fixture
+def whole(machine: Machine) -> Iterator[Container]:
+    """A container with a root file system of its own, who counts."""
     rootfs = make_busybox(machine, "/srv/whole")
     box = Container(machine, "whole").define(
         rootfs=rootfs, command=["/bin/sh", "-c", f"mkdir /new\n{COUNT}"], mounts=["tmpfs:/run"]
     )
-    try:
-        box.start()
-        machine.run("sh", "-c", WROTE.format("/srv/whole/new/counted"))
-        assert "has no snapshot 1" in refused_export(machine, "--snapshot=1", "whole", ARCHIVE)
-        machine.run("torpor", "snapshot", "whole")
-        machine.run("torpor", "stop", "--fresh", "whole")
-        assert "it goes on here" in (
-            machine.run("torpor", "export", "--snapshot=1", "whole", ARCHIVE).stderr
-        )
-        assert "is not running" in refused_export(machine, "--running", "whole", "/srv/no")
-        assert machine.run("ls", "/srv/no", check=False).returncode
-        machine.run("torpor", "import", "--trust", ARCHIVE, other.name)
-        last = int(machine.read(f"/var/lib/torpor/{other.name}/rootfs/new/counted").split()[-1])
-        other.start()
-        assert other.property("StatusText").startswith("restored"), other.journal()
-        assert other.numbers()[0] in (last, last + 1)
-        box.define(rootfs=rootfs, command=["/bin/sh", "-c", COUNT])
-        words = ("--snapshot=1", "whole", ARCHIVE)
-        assert "definition of whole changed" in refused_export(machine, *words)
-    finally:
-        box.remove()
-        machine.run("rm", "-rf", rootfs, ARCHIVE)
+    box.start()
+    machine.run("sh", "-c", WROTE.format("/srv/whole/new/counted"))
+    yield box
+    box.remove()
+    machine.run("rm", "-rf", rootfs, ARCHIVE)
+
+
+def test_a_snapshot_travels(whole: Container, other: Container) -> None:
+    machine = whole.machine
+    assert "has no snapshot 1" in refused_export(machine, "--snapshot=1", "whole", ARCHIVE)
+    machine.run("torpor", "snapshot", "whole")
+    machine.run("torpor", "stop", "--fresh", "whole")
+    words = ("--snapshot=1", "whole", ARCHIVE)
+    assert "it goes on here" in machine.run("torpor", "export", *words).stderr
+    assert "is not running" in refused_export(machine, "--running", "whole", "/srv/no")
+    assert machine.run("ls", "/srv/no", check=False).returncode
+    machine.run("torpor", "import", "--trust", ARCHIVE, other.name)
+    last = int(machine.read(f"/var/lib/torpor/{other.name}/rootfs/new/counted").split()[-1])
+    other.start()
+    assert other.property("StatusText").startswith("restored"), other.journal()
+    assert other.numbers()[0] in (last, last + 1)
+    whole.define(rootfs="/srv/whole", command=["/bin/sh", "-c", COUNT])
+    assert "definition of whole changed" in refused_export(machine, *words)
 
 
 LAYER = """
@@ -299,30 +302,19 @@ def refused_export(machine: Machine, *words: str) -> str:
     return done.stderr
 
 
-def test_a_rootfs_travels_whole_through_a_pipe(machine: Machine, other: Container) -> None:
-    rootfs = make_busybox(machine, "/srv/whole")
-    box = Container(machine, "whole").define(
-        rootfs=rootfs, command=["/bin/sh", "-c", f"mkdir /new\n{COUNT}"], mounts=["tmpfs:/run"]
-    )
-    try:
-        box.start()
-        machine.run("sh", "-c", WROTE.format("/srv/whole/new/counted"))
-        box.stop()
-        pipe = f"torpor export whole - | torpor import --trust - {other.name}"
-        machine.run("bash", "-o", "pipefail", "-c", pipe)
-        before = machine.run("python3", "-c", LOOK, "/srv/whole").stdout
-        assert (
-            machine.run("python3", "-c", LOOK, f"/var/lib/torpor/{other.name}/rootfs").stdout
-            == before
-        )
-        other.start()
-        box.start()
-        assert other.property("StatusText").startswith("restored"), other.journal()
-        assert box.property("StatusText").startswith("restored")
-        assert other.numbers()[0] in box.numbers()
-    finally:
-        box.remove()
-        machine.run("rm", "-rf", rootfs)
+def test_a_rootfs_travels_whole_through_a_pipe(whole: Container, other: Container) -> None:
+    machine = whole.machine
+    whole.stop()
+    pipe = f"torpor export whole - | torpor import --trust - {other.name}"
+    machine.run("bash", "-o", "pipefail", "-c", pipe)
+    before = machine.run("python3", "-c", LOOK, "/srv/whole").stdout
+    there = f"/var/lib/torpor/{other.name}/rootfs"
+    assert machine.run("python3", "-c", LOOK, there).stdout == before
+    other.start()
+    whole.start()
+    assert other.property("StatusText").startswith("restored"), other.journal()
+    assert whole.property("StatusText").startswith("restored")
+    assert other.numbers()[0] in whole.numbers()
 
 
 SMALL = ["/bin/sh", "-c", "i=0; while :; do i=$((i+1)); echo count $i; sleep 0.1; done"]
