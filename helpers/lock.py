@@ -18,7 +18,6 @@ _FIRST_PAUSE_S = 0.001
 _LONGEST_PAUSE_S = 0.05
 
 _RESTORES = f"{RUN_ROOT}/.locks/.restores"
-_MOUNTS = f"{RUN_ROOT}/.locks/.mounts"
 
 
 def _open(path: str) -> int:
@@ -32,18 +31,6 @@ class Restoring:
     def __enter__(self) -> "Restoring":
         self._fd = _open(_RESTORES)
         fcntl.flock(self._fd, fcntl.LOCK_SH)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._fd)
-
-
-class Mounting:
-    """Held by who looks what is mounted, to mount what is missing, for all containers."""
-
-    def __enter__(self) -> "Mounting":
-        self._fd = _open(_MOUNTS)
-        fcntl.flock(self._fd, fcntl.LOCK_EX)
         return self
 
     def __exit__(self, *_: object) -> None:

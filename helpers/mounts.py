@@ -26,20 +26,19 @@ def mount(words: list[str]) -> None:
         raise TorporError(f"cannot mount {words[-1]}: {reason}", "see: dmesg | tail")
 
 
-class Own:
-    """Within a with statement this process, and what it starts, has a mount namespace of its own.
+class Private:
+    """Within a with statement, what this process mounts is seen by nobody else, and then gone.
 
-    Who began before goes on in the other one. What is mounted is still seen by both, but for what
-    is below a private mount. No thread may be started within. The working directory is then the
-    root.
+    No other thread may be running. The working directory is then the root.
     """
 
-    def __enter__(self) -> "Own":
+    def __enter__(self) -> "Private":
         self._before = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+        os.unshare(os.CLONE_NEWNS)
         try:
-            os.unshare(os.CLONE_NEWNS)
+            mount(["--make-rprivate", "/"])
         except BaseException:
-            os.close(self._before)
+            self.__exit__()
             raise
         return self
 
@@ -60,39 +59,6 @@ class Own:
                 if error.errno != errno.EINVAL or time.monotonic() > deadline_s:
                     raise
             time.sleep(_TICK_S)
-
-
-class Private(Own):
-    """As Own, and nobody else sees anything of what this process mounts."""
-
-    def __enter__(self) -> "Private":
-        super().__enter__()
-        try:
-            mount(["--make-rprivate", "/"])
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
-
-
-def make_private(directory: str) -> None:
-    """Have what is mounted below a directory seen only where it is mounted.
-
-    Where something is mounted there already it stays as it is. Raises TorporError.
-    """
-    if _is_private(directory):
-        return
-    with lock.Mounting():
-        if not _is_private(directory) and not below(directory):
-            mount(["--bind", "--make-private", directory, directory])
-
-
-def _is_private(directory: str) -> bool:
-    """Whether the topmost mount at this path has no peers: no optional fields."""
-    place = f" {directory} ".encode()
-    with open("/proc/self/mountinfo", "rb") as lines:
-        found = [line for line in lines if place in line]
-    return bool(found) and found[-1].split(b" ")[6] == b"-"
 
 
 def table(process_id: str = "self") -> "Iterator[list[str]]":

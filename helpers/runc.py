@@ -7,7 +7,7 @@ a checkpoint.
 import os
 
 from torpor import criu, mounts, process, record, umask
-from torpor.container import RUNC_ROOT, Container
+from torpor.container import Container
 from torpor.errors import ForeignContainerError, RuntimeFailedError
 from torpor.process import Child, read_small
 from torpor.within import Within
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 _CHECKPOINT_OPTIONS = ["--file-locks"]
 # What runc says to CRIU outweighs CRIU's configuration.
 _KEEP_CONNECTIONS = ["--tcp-established"]
+# What the host mounts and unmounts meanwhile is seen within, but nothing the other way round.
+_OWN_MOUNTS = ["unshare", "--mount", "--propagation", "slave", "--"]
 _HOOK_WORDS_MAX = 1000  # they hold all that the hook printed
 
 
@@ -92,19 +94,17 @@ def restore(
     """Restore the container from images; its init is then in ``pid_path``.
 
     For this time runc binds its root file system at /run/runc/NAME/criu-root, and a ``runc
-    delete`` by anybody would remove the files in it. So nobody else sees that.
+    delete`` by anybody would remove the files in it. It also mounts in the root file system
+    itself, which others may have too, and unmounts what lies on top. So nobody else sees that.
     """
     _begin_log(container)
-    record.make_directory(RUNC_ROOT)
-    mounts.make_private(RUNC_ROOT)
-    argv = _argv(
+    argv = _OWN_MOUNTS + _argv(
         container, *_manager(systemd_cgroup),
         "restore", "--detach", "--image-path", images, "--work-path", work,
         "--bundle", container.bundle, "--pid-file", container.pid_path,
         *_CHECKPOINT_OPTIONS, *(_KEEP_CONNECTIONS if keeps_connections else []), container.name,
     )  # fmt: skip
-    with mounts.Own():
-        return process.spawn(argv, stdout=output, stderr=output, env=env, umask=umask.PUBLIC)
+    return process.spawn(argv, stdout=output, stderr=output, env=env, umask=umask.PUBLIC)
 
 
 def _spawn_quietly(argv: list[str], env: dict[str, str], mask: int) -> Child:

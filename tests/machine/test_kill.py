@@ -56,7 +56,7 @@ kill -CONT "$helper" 2>/dev/null || true
 CHECKSUM = 'cd "$1" && find . -type f | sort | xargs sha256sum; find . | sort'
 LEFT = r"""
 ps -eo comm= | grep -E '^(criu|runc|start|stop|settle)$' || true
-grep -E 'criu|/run/(runc|torpor)/' /proc/self/mountinfo || true
+grep -E 'criu|/run/(runc|torpor)' /proc/self/mountinfo || true
 ls -A /run/runc /run/torpor | grep -v '^[/.]' | grep . || true
 ls -d /tmp/.criu* 2>/dev/null || true
 """
