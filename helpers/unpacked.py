@@ -83,6 +83,6 @@ def unpacked(reader: Reader) -> Iterator[Unpacked]:
     except OSError as error:
         raise TorporError(f"{above}: {error.strerror}", "name another place: TMPDIR=DIR") from error
     try:
-        yield Unpacked(reader, directory)
+        yield Unpacked(reader, f"{directory}/generation")
     finally:
         shutil.rmtree(directory, ignore_errors=True)
