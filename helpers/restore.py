@@ -203,8 +203,6 @@ class Restore:
                 f"cannot restore: CRIU could not write its log in {work}",
                 "is that disk full, or does it fail?",
             )
-        if not began and not self._consumed:
-            return HostFaultError(f"cannot restore: {reason}", hint)  # no image was looked at
         if status < 0 or (began and not criu.restore_refused(work)):
             return RestoreCutOffError(f"the restore was cut off: {reason}", hint)
         if not self._consumed and criu.process_id_is_taken(reason):

@@ -225,7 +225,7 @@ def test_a_bundle_of_somebody_else_sleeps_too_and_stays_as_it_is(machine: Machin
     make_busybox(machine)
     bundle = make_bundle(machine, "/srv/bundle", BUSYBOX)
     before = machine.read(f"{bundle}/config.json")
-    container = Container(machine, "bundled").define(bundle=bundle, command=COMMAND)
+    container = Container(machine, "of-others").define(bundle=bundle, command=COMMAND)
     try:
         container.start()
         time.sleep(0.3)
