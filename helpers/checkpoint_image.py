@@ -55,22 +55,22 @@ def write(image: Image, notes: Mapping[str, str], fill: Callable[[int], None]) -
             raise TorporError(f"{image.directory} could not be synced to its disk: {reason}")
         _umoci(image, "tag", "--image", place, image.tag or _DEFAULT_TAG)
     finally:
-        _umoci_quietly("rm", "--image", place)
-        _umoci_quietly("gc", "--layout", image.directory)
+        _run("rm", "--image", place)
+        _run("gc", "--layout", image.directory)
 
 
 def _argv(*words: str) -> list[str]:
     return ["umoci", "--log=error", *words]
 
 
+def _run(*words: str) -> str:
+    """Empty, or why it failed."""
+    return program.run(_argv(*words), timeout_s=_TIMEOUT_S, umask=umask.PRIVATE)
+
+
 def _umoci(image: Image, *words: str) -> None:
-    reason = program.run(_argv(*words), timeout_s=_TIMEOUT_S, umask=umask.PRIVATE)
-    if reason:
+    if reason := _run(*words):
         raise _error(image, reason)
-
-
-def _umoci_quietly(*words: str) -> None:
-    program.run(_argv(*words), timeout_s=_TIMEOUT_S, umask=umask.PRIVATE)
 
 
 def _error(image: Image, reason: str) -> TorporError:

@@ -15,7 +15,7 @@ from torpor.receiving import receive_file
 
 _NAME = "archive"  # of a container whose archive does not say one
 _DEFAULT_DIRECTORY = "/var/tmp"  # for what is large (hier(7))
-_WITHOUT_VERDICT = "it is not signed"
+_UNSIGNED = "it is not signed"
 
 
 class Unpacked:
@@ -30,7 +30,7 @@ class Unpacked:
         )
         self.is_verified = reader.is_ours
         self._reader = reader
-        self._documents: dict[str, bytes] = {}
+        self._manifest: bytes | None = None
         self.generation.make()
         for member in reader.members():
             self._take(member)
@@ -53,19 +53,18 @@ class Unpacked:
         elif place := places.get(member.path):
             receive_file(member, place)
         elif member.path == archive.GENERATION:
-            self._documents[member.path] = member.read_all()
+            self._manifest = member.read_all()
 
     def manifest(self) -> Manifest:
         """That of its generation; an empty one for podman's, which has none. Raises ImageError."""
-        text = self._documents.get(archive.GENERATION)
-        if text is None:
+        if self._manifest is None:
             return Manifest({}, {})
-        return images.parse_manifest(text, f"{self._reader.where}: {archive.GENERATION}")
+        return images.parse_manifest(self._manifest, f"{self._reader.where}: {archive.GENERATION}")
 
     def signer(self) -> tuple[str, str]:
         """Who signed it, as far as that can be told; else empty, and why."""
         if not self._reader.signature:
-            return "", _WITHOUT_VERDICT
+            return "", _UNSIGNED
         try:
             return signature.verify(
                 self._reader.manifest, self._reader.signature, self._reader.where

@@ -67,9 +67,8 @@ def of(container: Container, plan: Plan, init: int, pids: list[int]) -> Vantage 
     if preparation.joins(plan, "net", "network") or _may_make_namespaces(init):
         return None
     try:
-        if within.is_shared(init, "self"):
-            return None
-        if not all(within.is_shared(init, pid) for pid in pids):
+        own = within.identity(init)
+        if own == within.identity("self") or {within.identity(pid) for pid in pids} != {own}:
             return None
     except OSError:
         return None  # one has ended
