@@ -140,6 +140,7 @@ def test_logs_go_after_success_unless_they_are_wanted(counter: Container) -> Non
 @pytest.mark.parametrize("network", ["none", "host", {"bridge": "tor3", "subnet": "10.93.0.0/24"}])
 def test_criu_asks_for_no_connections_that_are_tracked(counter: Container, network: object) -> None:
     machine = counter.machine
+    counter.sleep_and_wake()  # the first CRIU of a boot looks at links, to know the kernel
     counter.machine.run("torpor", "stop", "--fresh", counter.name)
     counter.define(rootfs=BUSYBOX, command=COMMAND, network=network, checkpoint={"keep-logs": True})
     counter.start()
