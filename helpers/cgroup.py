@@ -27,17 +27,22 @@ def mount_point() -> str:
     )
 
 
+def own_path() -> str:
+    """The cgroup that this process is in, as /proc/self/cgroup names it."""
+    for line in read_small("/proc/self/cgroup").splitlines():
+        if line.startswith("0::"):
+            return line[3:]
+    raise RuntimeFailedError("this process is in no cgroup v2", "see cgroups(7)")
+
+
 def own_unit() -> str:
-    """The cgroup of the unit that this process belongs to, as /proc/self/cgroup names it.
+    """The cgroup of the unit that this process belongs to.
 
     Helpers run in a subgroup of it (DelegateSubgroup= and systemd's .control).
     """
-    for line in read_small("/proc/self/cgroup").splitlines():
-        if line.startswith("0::"):
-            path = line[3:]
-            head, _, tail = path.rpartition("/")
-            return head if tail in (SUPERVISOR, ".control") else path
-    raise RuntimeFailedError("this process is in no cgroup v2", "see cgroups(7)")
+    path = own_path()
+    head, _, tail = path.rpartition("/")
+    return head if tail in (SUPERVISOR, ".control") else path
 
 
 class Cgroup:

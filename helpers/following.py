@@ -1,10 +1,12 @@
 """Reading the images of a dump while CRIU writes them: pages are hashed from memory, and all are on
-their way to disk before the dump is finished.
+their way to disk before the dump is finished, but for zeroes, of which holes are made.
 
 CRIU appends to an image of pages and never goes back (page-xfer.c of CRIU).
 """
 
+import fcntl
 import os
+import struct
 import time
 
 import xxhash
@@ -12,12 +14,23 @@ import xxhash
 from torpor import record
 from torpor.thread import Thread
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 _PAGES = "pages-"
 _CHUNK_BYTES = 1 << 20
 _SYNC_BYTES = 32 << 20  # the disk gets its work in pieces of at least this, or the rest
 _PAUSE_S = 0.002
 _PAUSE_SHARE = 4  # a look at many files is not to keep a processor busy
-_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+_CLOSELY = os.O_CLOEXEC | os.O_NOFOLLOW
+
+# Holes of less than that are not worth a read from disk that is cut in two.
+_HOLE_BYTES = 64 << 10
+_ZEROES = bytes(_HOLE_BYTES)
+# Python has no fallocate(2) that punches; FS_IOC_UNRESVSP64 of linux/falloc.h does the same.
+_PUNCH_HOLE = 0x4030582B
+_SPACE = struct.Struct("=hh4xqqiI16x")  # struct space_resv; whence 0 is SEEK_SET
 
 
 class Hash:
@@ -105,21 +118,28 @@ class Following:
 
     def _page(self, entry: "os.DirEntry[str]") -> "_Pages":
         if entry.name not in self._pages:
-            self._pages[entry.name] = _Pages(os.open(entry.path, _FLAGS), self._buffer)
+            self._pages[entry.name] = _Pages(
+                os.open(entry.path, os.O_RDWR | _CLOSELY), self._buffer
+            )
         return self._pages[entry.name]
 
 
 class _Pages:
-    __slots__ = ("_unsynced_bytes", "fd", "hash")
+    __slots__ = ("_buffer", "_can_punch", "_unsynced_bytes", "fd", "hash")
 
     def __init__(self, fd: int, buffer: bytearray) -> None:
         self.fd = fd
         self.hash = Hash(buffer)
+        self._buffer = buffer
+        self._can_punch = True
         self._unsynced_bytes = 0
 
     def go_on(self) -> bool:
         """Read what there is, and have the disk write it."""
+        began = self.hash.size_bytes
         count = self.hash.read_on(self.fd)
+        for start, end in zeroes(self._buffer, began, count):
+            self._punch(start, end)
         self._unsynced_bytes += count
         if count and self._unsynced_bytes < _SYNC_BYTES:
             return True
@@ -128,6 +148,30 @@ class _Pages:
             self._unsynced_bytes = 0
             return True
         return False
+
+    def _punch(self, start: int, end: int) -> None:
+        """Let the file system forget zeroes: they read the same. Not all of them can."""
+        if not self._can_punch:
+            return
+        try:
+            fcntl.ioctl(self.fd, _PUNCH_HOLE, _SPACE.pack(0, os.SEEK_SET, start, end - start, 0, 0))
+        except OSError:
+            self._can_punch = False
+
+
+def zeroes(buffer: bytearray, offset: int, count: int) -> "Iterator[tuple[int, int]]":
+    """Where a file holds nothing but zeroes, of which count bytes from offset are in buffer."""
+    at = -offset % _HOLE_BYTES
+    start = None
+    while at + _HOLE_BYTES <= count:
+        if buffer.startswith(_ZEROES, at):
+            start = at if start is None else start
+        elif start is not None:
+            yield offset + start, offset + at
+            start = None
+        at += _HOLE_BYTES
+    if start is not None:
+        yield offset + start, offset + at
 
 
 class _Other:
@@ -144,7 +188,7 @@ class _Other:
         grows, self._seen_bytes = size_bytes != self._seen_bytes, size_bytes
         if grows or size_bytes == self._synced_bytes:
             return False
-        fd = os.open(self._path, _FLAGS)
+        fd = os.open(self._path, os.O_RDONLY | _CLOSELY)
         try:
             os.fdatasync(fd)
         finally:

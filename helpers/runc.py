@@ -53,8 +53,13 @@ def create(container: Container, output: int, *, systemd_cgroup: bool = False) -
     return process.spawn(argv, stdout=output, stderr=output, umask=umask.PUBLIC)
 
 
+def has_poststart_hooks(container: Container) -> bool:
+    """Whether ``start`` has more to do than to let init execute its program (see exec_fifo)."""
+    return b'"poststart"' in (record.read_bytes(f"{container.bundle}/config.json") or b"")
+
+
 def start(container: Container) -> Child:
-    """Let the created container's init execute its program."""
+    """Let the created container's init execute its program, and run the hooks for that."""
     return process.spawn(_argv(container, "start", container.name), umask=umask.PUBLIC)
 
 

@@ -8,6 +8,8 @@ import os
 import sys
 
 from torpor import (
+    dynmods,
+    exec_fifo,
     fault,
     hierarchy,
     images,
@@ -46,6 +48,7 @@ _CREATE_TIMEOUT_S = 60.0
 
 def main() -> None:
     name = sys.argv[1]
+    dynmods.favor()
     try:
         container = Container(name)
         with Lock(container):
@@ -186,7 +189,7 @@ def _launch(
     warn(container.name, payload.make_known(container, pid, inputs))
     # Before its program runs: it may end at once, and systemd must know whose status that is.
     notify.main_pid(pid, *ready).wait()
-    _run(container)
+    _run(container, pid)
 
 
 def _launch_and_wait(
@@ -207,7 +210,7 @@ def _launch_and_wait(
     _require_success(container, "create", keeper.created(_CREATE_TIMEOUT_S))
     pid = _created(container, cgroup, plan, inputs, network)
     warn(container.name, payload.make_known(container, pid, inputs))
-    _run(container)
+    _run(container, pid)
     notify.status("waiting until it is ready")
     try:
         readiness.wait(listener, keeper, pid, timespan.of_unit(container, "TimeoutStartUSec"))
@@ -245,8 +248,12 @@ def _created(
     return pid
 
 
-def _run(container: Container) -> None:
-    _await(container, runc.start(container), "start")
+def _run(container: Container, pid: int) -> None:
+    """Let the container's init execute its program."""
+    if runc.has_poststart_hooks(container):
+        _await(container, runc.start(container), "start")
+    else:
+        exec_fifo.release(container, pid, _CREATE_TIMEOUT_S)
 
 
 def _await(container: Container, child: Child, verb: str) -> None:

@@ -89,6 +89,27 @@ def test_a_file_in_etc_replaces_the_packaged_one_of_its_name(container: Containe
     assert log(container) == ["same stopped"]
 
 
+@pytest.mark.parametrize("stage", ["poststart", "createRuntime"])
+def test_with_or_without_hooks_for_it_its_program_begins(container: Container, stage: str) -> None:
+    hook(container, "one", stages=(stage,))
+    container.start()
+    assert [line.split()[0] for line in log(container)] == ["one"]
+    said = json.loads(container.machine.run("runc", "state", container.name).stdout)
+    assert said["status"] == "running"
+    time.sleep(0.2)
+    assert container.numbers()
+
+
+def test_a_hook_after_the_start_that_fails_is_no_start(container: Container) -> None:
+    hook(container, "one", stages=("poststart",), path="/bin/false")
+    assert container.systemctl("start", check=False) != 0
+    said = container.journal()
+    assert "error running" in said and "Traceback" not in said  # runc 1.1 runs it on create
+    assert (
+        container.machine.run("runc", "list", "--quiet").stdout.split().count(container.name) == 0
+    )
+
+
 def test_a_hook_runs_again_at_each_wake(container: Container) -> None:
     hook(container, "each", stages=("createRuntime",))
     container.start()

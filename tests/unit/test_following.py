@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import xxhash
 
-from torpor.following import Following, Hash
+from torpor.following import Following, Hash, zeroes
 
 PIECE = os.urandom(300_001)
 
@@ -63,3 +63,46 @@ def test_files_take_turns_with_one_buffer(tmp_path: Path) -> None:
         while hashes[0].read_on(file.fileno()) and hashes[1].read_on(file.fileno()):
             pass
     assert {each.hexdigest() for each in hashes} == {xxhash.xxh3_128_hexdigest(PIECE)}
+
+
+def _zeroes(content: bytes, piece: int) -> list[tuple[int, int]]:
+    """As a reader finds them that gets a piece at a time."""
+    found = []
+    for offset in range(0, len(content), piece):
+        part = bytearray(content[offset : offset + piece])
+        # What an earlier piece left behind does not count.
+        buffer = part + bytes(piece - len(part))
+        found += list(zeroes(buffer, offset, len(part)))
+    return found
+
+
+def test_zeroes_are_found_in_whole_blocks_wherever_a_read_began() -> None:
+    block = 64 << 10
+    full, empty = b"x" * block, bytes(block)
+    content = full + empty + empty + full + empty + bytes(block - 1)
+    assert _zeroes(content, len(content)) == [(block, 3 * block), (4 * block, 5 * block)]
+    assert _zeroes(content, 2 * block) == [
+        (block, 2 * block),
+        (2 * block, 3 * block),
+        (4 * block, 5 * block),
+    ]
+    # A read that ended amid a block: that one is seen by nobody, and stays.
+    assert _zeroes(content, block + 1) == []
+    shifted = [(2 * block, 3 * block), (5 * block, 6 * block)]
+    assert list(zeroes(bytearray(content), 1, len(content))) == shifted
+
+
+def test_of_zeroes_holes_are_made_and_nothing_else_changes(tmp_path: Path) -> None:
+    path = tmp_path / "pages-1.img"
+    content = os.urandom(1 << 20) + bytes(3 << 20) + os.urandom(100_000) + bytes(200_000)
+    path.write_bytes(content)
+    before = path.stat().st_blocks
+    following = Following(str(tmp_path))
+    time.sleep(0.1)
+    begun = following.end()["pages-1.img"]
+    with path.open("rb") as file:
+        while begun.read_on(file.fileno()):
+            pass
+    assert path.read_bytes() == content
+    assert begun.hexdigest() == xxhash.xxh3_128_hexdigest(content)
+    assert path.stat().st_blocks * 512 <= before * 512 - (3 << 20)
