@@ -70,7 +70,7 @@ class Wishes:
 
 
 class Arriving(Container):
-    """A container whose definition is still beside its state."""
+    """A container whose definition is still beside its state, until it is in its place too."""
 
     __slots__ = ()
 
@@ -410,7 +410,6 @@ class Arrival:
         }
         stall = Stall(Patience(container, STARTING))
         self.size_bytes = images.seal(generation, said, lambda: None, stall).size_bytes
-        os.unlink(container.definition_path)
         asleep = state.State().become(
             state.READY,
             f"imported from an archive of {self._reader.header.get('name', 'podman')[:64]}",

@@ -32,18 +32,27 @@ def make(path: str, fill: "Callable[[str], None]") -> bool:
         raise TorporError(f"{path} cannot be made: {error.strerror}", _HINT) from error
 
 
-def replace(path: str, fill: "Callable[[str], None]") -> None:
+def replace(
+    path: str, fill: "Callable[[str], None]", agree: "Callable[[], None]" = lambda: None
+) -> None:
     """As make(), but in the place of what is at path: at no time is there neither.
 
-    Raises what fill raises, and TorporError; then what was at path is there as before.
+    agree is called when the new one is durable, and decides by not raising. Raises what fill and
+    agree raise, and TorporError; then what was at path is there as before.
     """
     try:
-        _make_alone(path, fill, replaces=True)
+        _make_alone(path, fill, agree, replaces=True)
     except OSError as error:
         raise TorporError(f"{path} cannot be made: {error.strerror}", _HINT) from error
 
 
-def _make_alone(path: str, fill: "Callable[[str], None]", *, replaces: bool = False) -> bool:
+def _make_alone(
+    path: str,
+    fill: "Callable[[str], None]",
+    agree: "Callable[[], None]" = lambda: None,
+    *,
+    replaces: bool = False,
+) -> bool:
     parent, _, name = path.rpartition("/")
     record.make_directory(parent)
     lock = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -53,7 +62,7 @@ def _make_alone(path: str, fill: "Callable[[str], None]", *, replaces: bool = Fa
             return False
         _sweep(parent)
         # Never the same name twice: a program that outlived its helper may still be filling one.
-        _make(f"{parent}/.{name}-{os.urandom(4).hex()}.new", path, fill)
+        _make(f"{parent}/.{name}-{os.urandom(4).hex()}.new", path, fill, agree)
         os.fsync(lock)
         _sweep(parent)
     finally:
@@ -61,13 +70,14 @@ def _make_alone(path: str, fill: "Callable[[str], None]", *, replaces: bool = Fa
     return True
 
 
-def _make(new: str, path: str, fill: "Callable[[str], None]") -> None:
+def _make(new: str, path: str, fill: "Callable[[str], None]", agree: "Callable[[], None]") -> None:
     os.mkdir(new, 0o700)
     try:
         fill(new)
         fault.point("filled")
         if reason := program.run(["sync", "--file-system", new], timeout_s=_TIMEOUT_S):
             raise TorporError(f"{path} cannot be made: {reason}", _HINT)
+        agree()
         if os.path.isdir(path):
             _exchange(new, path)  # what was there is removed by the name of what was cut off
         else:

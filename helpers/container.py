@@ -139,6 +139,16 @@ class Container:
         """When crashes were answered by which snapshot."""
         return f"{self.state_dir}/rollbacks"
 
+    @property
+    def leaving_path(self) -> str:
+        """To which host it leaves, and how the two call that."""
+        return f"{self.state_dir}/leaving"
+
+    @property
+    def arrived_path(self) -> str:
+        """How the host that it came from calls its move here."""
+        return f"{self.state_dir}/arrived"
+
     def aside_dir(self, generation: int) -> str:
         """Where images go that must never be restored but may still be looked at."""
         return f"{self.state_dir}/aside/{generation}"

@@ -22,11 +22,13 @@ RESTORING = "RESTORING"  # a restore began; the container's code has not run
 CONSUMED = "CONSUMED"  # the container's code may have run again
 DAMAGED = "DAMAGED"  # its images were set aside; its policy does not want a fresh start
 REPLACING = "REPLACING"  # images are durable; its files are not yet all those of their moment
+LEAVING = "LEAVING"  # images are durable; another host may have taken it over: see leaving
+MOVED = "MOVED"  # another host has taken it over, and its memory is there
 
-RESTORABLE = frozenset((COMMITTED, READY, RESTORING, REPLACING))
+RESTORABLE = frozenset((COMMITTED, READY, RESTORING, REPLACING, LEAVING))
 # It ran when its record was written, or ended in a failure.
 _CRASHED = frozenset((RUNNING, CONSUMED, DUMPING, CRASHED))
-STATES = frozenset((NONE, EXITED, DAMAGED)) | RESTORABLE | _CRASHED
+STATES = frozenset((NONE, EXITED, DAMAGED, MOVED)) | RESTORABLE | _CRASHED
 
 # A restore that was killed says nothing about its images; one that was killed
 # this often is taken for the cause.
@@ -184,6 +186,7 @@ WAKE = "wake"
 GIVE_UP = "give-up"
 REFUSE = "refuse"
 REPLACE = "replace"
+AWAY = "away"
 
 
 def plan(state: State) -> str:
@@ -200,6 +203,8 @@ def plan(state: State) -> str:
         return REFUSE
     if state.name == REPLACING:
         return REPLACE
+    if state.name in (LEAVING, MOVED):
+        return AWAY
     return COLD
 
 

@@ -19,6 +19,8 @@ class Thread:
     It has open files of its own and none of this process's but the standard ones: what a program
     inherits that is spawned meanwhile, execve(2) closes. Where that hangs, as with a file whose
     server is gone, so does whoever reads /proc/PID/stat (exec_update_lock in the kernel): systemd.
+    Its root and working directory are its own too: else this process could not enter another mount
+    namespace meanwhile (setns(2)).
     """
 
     __slots__ = ("_running", "_work")
@@ -31,7 +33,7 @@ class Thread:
 
     def _run(self) -> None:
         try:
-            _part_with_files()
+            _part()
             self._work()
         finally:
             self._running.release()
@@ -44,8 +46,8 @@ class Thread:
         return True
 
 
-def _part_with_files() -> None:
+def _part() -> None:
     if not hasattr(os, "unshare"):
         return  # an older Python than torpor runs on, as unit tests may
-    os.unshare(os.CLONE_FILES)
+    os.unshare(os.CLONE_FILES | os.CLONE_FS)
     os.closerange(_FIRST_FD, _LAST_FD)

@@ -62,6 +62,10 @@ def _record_running(container: Container, how: str) -> None:
             f"the files of {container.name} are being replaced by those of a snapshot",
             f"start it as torpor's: systemctl start {container.unit}",
         )
+    if state.plan(before) == state.AWAY:
+        raise TorporError(
+            f"{container.name} is {before.reason}", f"see: torpor status {container.name}"
+        )
     was = _VOIDED.get(before.name, "")
     reason = f"{how}: generation {before.generation} {was} and is void" if was else how
     try:

@@ -58,7 +58,7 @@ def forget(container: Container) -> bool:
             f"to end it without sleeping: torpor stop --fresh {container.name}",
         )
     newest = max([current.generation, *images.generations(container)])
-    had_memory = current.name in (*state.RESTORABLE, state.DAMAGED)
+    had_memory = current.name in (*state.RESTORABLE, state.DAMAGED, state.MOVED)
     if had_memory:
         discarded = current.become(state.NONE, "discarded by hand", generation=newest)
         state.write(container, discarded)

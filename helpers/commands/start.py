@@ -65,6 +65,10 @@ def _start(container: Container) -> None:
     unit_cgroup = own_unit()
     warn(container.name, payload.clear(container, payload.cgroup_of(container, unit_cgroup)))
     current = _settled(container, _read_state(container))
+    if state.plan(current) == state.AWAY:
+        from torpor import leaving  # seldom so
+
+        raise leaving.refusal(container, current)
     inputs = _render(container, unit_cgroup)
     if inputs.goes_back and state.has_crashed(current):
         current = _go_back(container, inputs, current)

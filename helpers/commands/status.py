@@ -29,6 +29,8 @@ _WORDS = {
     state.CONSUMED: "waking",
     state.DAMAGED: "damaged",
     state.REPLACING: "rolling back",
+    state.LEAVING: "leaving",
+    state.MOVED: "moved away",
 }
 
 

@@ -24,6 +24,8 @@ _VERBS = {
     "discard": "forget the memory of a sleeping container",
     "export": "write a sleeping container to one file, for another host",
     "import": "make a container of such a file",
+    "migrate": "move a container to another host, where it goes on",
+    "receive": "what migrate calls on the other host",
     "doctor": "check whether this host can put containers to sleep",
     "hooks": "add torpor's OCI hooks to a bundle, remove or list them",
 }

@@ -62,6 +62,8 @@ PACKAGES = (
     "containernetworking-plugins",
     # archives of containers
     *("zstd", "openssh-client"),
+    # and from host to host
+    "openssh-server",
     # a machine can hold a machine
     "systemd-container",
 )
@@ -106,7 +108,7 @@ MASKED_UNITS = (
     "systemd-hwdb-update.service",
 )
 
-DISABLED_UNITS = ("redis-server.service",)
+DISABLED_UNITS = ("redis-server.service", "ssh.service")
 
 # CRIU 4.1.1, which the suite ships, sets SO_PASSCRED on every socket it dumps. Kernels since
 # 6.16 refuse that on a TCP socket ("sockets: Can't get 1:16 opt"); CRIU 4.2.1 knows.

@@ -1,0 +1,109 @@
+"""Take a container that another host moves here: torpor migrate calls this there, through ssh.
+
+On standard input: "take", an offer, its archive in frames, and "settle" when it is to become a
+container; or "outcome" and what the move is called. The answers are those of link.
+"""
+
+import argparse
+import os
+
+from torpor import frames, landing, link, offer, process, strict_json, welcome
+from torpor.archive import Reader
+from torpor.arrival import Arrival, Wishes
+from torpor.container import Container
+from torpor.errors import TorporError
+from torpor.json_shape import ShapeError, a_text, an_object
+from torpor.lock import Lock
+from torpor.offer import Offer
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    del parser  # all is said on standard input
+
+
+def run(options: argparse.Namespace) -> int:
+    del options
+    if os.isatty(0):
+        raise TorporError("this is what torpor migrate calls, and nothing for a terminal")
+    try:
+        _serve()
+    except (TorporError, OSError) as error:
+        link.answer(link.NO, problem=str(error), hint=getattr(error, "hint", ""))
+        return 1
+    return 0
+
+
+def _serve() -> None:
+    what = frames.read_line(0, offer.MAX_BYTES).decode("ascii", "replace")
+    content = frames.read_line(0, offer.MAX_BYTES)
+    if what == link.TAKE:
+        _take(offer.parse(content))
+    elif what == link.OUTCOME:
+        _tell_outcome(content)
+    else:
+        raise TorporError(f"{what[:40]!a} is not known", "is the same torpor on both hosts?")
+
+
+def _take(offered: Offer) -> None:
+    container = Container(offered.name)
+    with Lock(container, wait=False):
+        link.answer(link.COME, doubts=welcome.judge(offered))
+        _land(container, offered)
+    link.answer(link.HERE)
+    if offered.enables:
+        _systemctl("enable", "--quiet", container.unit)
+    if not offered.starts:
+        link.answer(link.ASLEEP)
+    elif status := _systemctl("start", container.unit):
+        problem = f"systemctl start ended with {status}: see journalctl --unit={container.unit}"
+        link.answer(link.ASLEEP, problem=problem)
+    else:
+        link.answer(link.AWAKE)
+
+
+def _land(container: Container, offered: Offer) -> None:
+    source, target = os.pipe()
+    pump = link.pumping(lambda: frames.receive(0, target), keep=(target,))
+    os.close(target)
+    wishes = Wishes(offered.image or None, offered.rootfs or None, trusts=True)
+    try:
+        with Reader(source, "what comes") as reader:
+            arrival = Arrival(container, reader, wishes)
+            _require_same(reader, offered)
+            landing.land(
+                arrival, container, reader, token=offered.token, agree=lambda: _agree(pump)
+            )
+    finally:
+        os.close(source)
+        pump.kill()
+
+
+def _require_same(reader: Reader, offered: Offer) -> None:
+    if reader.header.get("name") != offered.name:
+        raise TorporError(f"what comes is not {offered.name}, which was offered")
+
+
+def _agree(pump: process.Child) -> None:
+    """It is for the other host to decide: from then on it does not start it any more."""
+    if pump.wait():
+        raise TorporError("not all of it came")
+    link.answer(link.PREPARED)
+    if frames.read_line(0, len(link.SETTLE) + 1) != link.SETTLE.encode():
+        raise TorporError("the other host did not go on")
+
+
+def _systemctl(*words: str) -> int:
+    """Its exit status; it may say on standard error what people are to know."""
+    return process.spawn(["systemctl", *words], stdout=2).wait() or 0
+
+
+def _tell_outcome(content: bytes) -> None:
+    try:
+        said = an_object(strict_json.parse(content), "it")
+        container = Container(a_text(said.get("name"), "name"))
+        token = a_text(said.get("token"), "token")
+    except (ValueError, ShapeError) as error:
+        raise TorporError(f"which move is meant cannot be read: {error}") from error
+    with Lock(container):
+        arrived = bool(token) and landing.has_arrived(container, token)
+    link.answer(link.HERE if arrived else link.LACKS)
