@@ -16,6 +16,7 @@ from torpor import (
     addressing,
     archive,
     bundle,
+    criu,
     difference,
     facts,
     fitting,
@@ -67,6 +68,7 @@ class Wishes:
     image: str | None = None
     rootfs: str | None = None
     trusts: bool = False
+    is_moved: bool = False  # in this moment: who is connected to it waits
 
 
 class Arriving(Container):
@@ -405,8 +407,7 @@ class Arrival:
             "rootfs": rootfs,
             "volumes": preparation.durable_identity(container, [*rendered.plan]),
             **{key: sealed.facts.get(key, "") for key in kept},
-            "boot": "",  # no connection outlives it, and no network stands here
-            "tcp-lock": "",
+            **self._connections(sealed),
         }
         stall = Stall(Patience(container, STARTING))
         self.size_bytes = images.seal(generation, said, lambda: None, stall).size_bytes
@@ -418,6 +419,12 @@ class Arrival:
             rootfs=rootfs,
         )
         state.write(container, asleep)
+
+    def _connections(self, sealed: Manifest) -> dict[str, str]:
+        """As a wake finds them: in an archive of any age there is none that anybody keeps."""
+        if not (self._wishes.is_moved and sealed.facts.get("tcp-lock")):
+            return {"boot": "", "tcp-lock": ""}
+        return {"boot": state.boot_id(), "tcp-lock": criu.tcp_lock()}
 
     def _of_podman(self) -> Manifest:
         if not peers.is_of_runc(self._json(archive.CONFIG)):

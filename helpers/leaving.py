@@ -39,6 +39,7 @@ def begin(container: Container, leaving: Leaving) -> None:
     away = current.become(state.LEAVING, f"moving to {leaving.host}", frozen_s=current.frozen_s)
     state.write(container, away)
     fault.point("leaving")
+    warn(container.name, networking.withdraw(container))  # who has its address is there by now
 
 
 def load(container: Container) -> Leaving:

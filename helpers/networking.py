@@ -290,6 +290,14 @@ def leave(container: Container) -> list[str]:
     return _remove(container, lease)
 
 
+def withdraw(container: Container) -> list[str]:
+    """Remove all of its network but its lease, as when it may be on another host by now.
+
+    Returns warnings: what could not be undone.
+    """
+    return _undo(container) if has_any(container) else []
+
+
 def has_any(container: Container) -> bool:
     """Whether there is a network to leave, or what is left of one."""
     places = (leases.path(container), netns.path(container), leases.cni_path(container))

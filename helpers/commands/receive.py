@@ -65,7 +65,7 @@ def _land(container: Container, offered: Offer) -> None:
     source, target = os.pipe()
     pump = link.pumping(lambda: frames.receive(0, target), keep=(target,))
     os.close(target)
-    wishes = Wishes(offered.image or None, offered.rootfs or None, trusts=True)
+    wishes = Wishes(offered.image or None, offered.rootfs or None, trusts=True, is_moved=True)
     try:
         with Reader(source, "what comes") as reader:
             arrival = Arrival(container, reader, wishes)

@@ -9,7 +9,8 @@ import pytest
 from containers import BUSYBOX, COUNTER, Container, make_busybox, without_gap
 from inside import CommandFailed
 from machine import Machine
-from neighbours import HERE, ONCE, THERE, neighbours
+from neighbours import HERE, LINK, ONCE, THERE, bridged, neighbours
+from netpeers import ROOTFS, make_rootfs, plugged
 
 COMMAND = ["/bin/sh", "-c", COUNTER]
 IMAGE = "/srv/move-image"
@@ -194,6 +195,34 @@ def test_a_host_that_is_not_there_or_has_no_torpor(mover: Container, there: Mach
     assert mover.property("MainPID") == init and mover.state() == "RUNNING"
 
 
+@pytest.mark.parametrize("tcp", ["keep", "close"])
+def test_who_is_connected_goes_on_where_that_is_asked_for(
+    machine: Machine, there: Machine, mover: Container, tcp: str
+) -> None:
+    """On one Ethernet, to which both hosts' bridges belong."""
+    for place in (machine, there):
+        make_rootfs(place)
+    network = {"bridge": "mv0", "subnet": "10.83.0.0/24", "address": "10.83.0.9"}
+    server = Container(machine, f"{mover.name}-server")
+    command = ["/bin/sh", "-c", f"( {COUNTER} ) & exec /bin/answer 7000"]
+    keys = {"network": network, "checkpoint": {"tcp": tcp}}
+    server.define(rootfs=ROOTFS, command=command, **keys)
+    server.start()
+    away = moved(server, there)
+    with bridged(machine, there, "mv0"), plugged(machine, "mv0", "10.83.0.200/24") as peer:
+        time.sleep(0.3)
+        talk = peer.talk("10.83.0.9")
+        assert talk.say("before") == "before"
+        migrate(server)
+        assert away.property("StatusText").startswith("restored"), away.journal()
+        talk.write("after")
+        assert (talk.read() == "after") == (tcp == "keep"), away.journal()
+        assert without_gap(all_numbers(server, away))
+        assert peer.talk("10.83.0.9").say("again") == "again"
+    server.remove()
+    away.remove()
+
+
 def cut_off(container: Container, point: str, there: Machine | None = None) -> int:
     """Move it, with this process or the other host's killed at a point; the exit status."""
     fault = f"{point}=kill"
@@ -274,15 +303,15 @@ def test_where_nobody_can_be_asked_it_runs_nowhere_until_somebody_decides(
     machine = mover.machine
     cut_off(mover, "leaving")
     until_nothing_there(mover, there)
-    machine.run("ip", "link", "set", "to-neighbour", "down")
+    machine.run("ip", "link", "set", LINK, "down")
     with pytest.raises(CommandFailed) as failed:
         machine.run("torpor", "migrate", "--again", mover.name)
     assert failed.value.returncode == 75 and "nobody knows" in str(failed.value.stderr)
     assert mover.state() == "LEAVING" and mover.systemctl("start", check=False)
     if how == "--again":
-        machine.run("ip", "link", "set", "to-neighbour", "up")
+        machine.run("ip", "link", "set", LINK, "up")
     machine.run("torpor", "migrate", how, mover.name)
-    machine.run("ip", "link", "set", "to-neighbour", "up")
+    machine.run("ip", "link", "set", LINK, "up")
     assert runs(mover) and without_gap(all_numbers(mover))
 
 
