@@ -2,7 +2,7 @@
 
 import argparse
 
-from torpor import process, rendering, rollback, runc, snapshots, state
+from torpor import leaving, process, rendering, rollback, runc, snapshots, state
 from torpor.container import Container
 from torpor.errors import RecordError, TorporError
 from torpor.lock import Lock
@@ -49,6 +49,8 @@ def _require_down(container: Container) -> None:
 
 def _go_back(container: Container, wanted: int | None) -> None:
     current = rollback.settle(container, _read_state(container))
+    if state.plan(current) == state.AWAY:
+        raise leaving.refusal(container, current)
     known = _choose(container, wanted)
     inputs = rendering.inputs_of_today(container)
     why = f"rolled back to snapshot {known.number}"

@@ -35,6 +35,8 @@ MANY = 8
         (state.DAMAGED, OTHER, 0, state.REFUSE),
         (state.CRASHED, THIS, 0, state.COLD),
         (state.REPLACING, OTHER, 0, state.REPLACE),
+        (state.LEAVING, OTHER, 0, state.AWAY),
+        (state.MOVED, OTHER, 0, state.AWAY),
     ],
 )
 def test_the_next_start_has_one_answer(name: str, boot: str, attempt: int, expected: str) -> None:
@@ -42,7 +44,7 @@ def test_the_next_start_has_one_answer(name: str, boot: str, attempt: int, expec
 
 
 def test_every_state_has_an_answer() -> None:
-    answers = {state.COLD, state.WAKE, state.GIVE_UP, state.REFUSE, state.REPLACE}
+    answers = {state.COLD, state.WAKE, state.GIVE_UP, state.REFUSE, state.REPLACE, state.AWAY}
     for name in state.STATES:
         assert state.plan(State(name)) in answers
 
