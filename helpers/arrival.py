@@ -14,6 +14,7 @@ from typing import Any
 
 from torpor import (
     addressing,
+    ahead,
     archive,
     bundle,
     criu,
@@ -69,6 +70,7 @@ class Wishes:
     rootfs: str | None = None
     trusts: bool = False
     is_moved: bool = False  # in this moment: who is connected to it waits
+    ahead: str = ""  # where memory is that came before, for its images to link to
 
 
 class Arriving(Container):
@@ -140,6 +142,10 @@ class Arrival:
                 self._receive_volume(new, member)
             elif member.path.startswith(f"{archive.VOLUMES}/"):
                 raise member.entry.error("is a volume of podman's, which does not travel")
+        if self._wishes.ahead:
+            ahead.link(self._wishes.ahead)
+            os.rename(self._wishes.ahead, ahead.in_generation(generation))
+            ahead.link_images(generation)
         if not self._reader.is_ours:
             tree = self._tree(new)
             self._lay_tree(tree)

@@ -142,6 +142,7 @@ class Dump:
         patience: Patience,
         tcp_lock: str = "",
         vantage: Vantage | None = None,
+        parent: str = "",
     ) -> None:
         self._container = container
         self._generation = generation
@@ -150,13 +151,23 @@ class Dump:
         self._patience = patience
         self._tcp_lock = tcp_lock  # how connections are held back that are to go on; see criu
         self._vantage = vantage  # where CRIU stands
+        self._parent = parent  # images that this begins with, see ahead
         self._given_up = ""  # why it was killed
         self._refusal: Exception | None = None
         self._committed = False
         self._leave_running = False
 
-    def run(self, commit: "Callable[[], None]", *, leave_running: bool = False) -> None:
-        """Raise CheckpointError when the container can go on, ContainerLostError when it cannot."""
+    def run(
+        self,
+        commit: "Callable[[], None]",
+        *,
+        leave_running: bool = False,
+        only_memory: bool = False,
+    ) -> None:
+        """Raise CheckpointError when the container can go on, ContainerLostError when it cannot.
+
+        only_memory: before the dump itself, for which CRIU does not ask whether to go on.
+        """
         process.raise_open_files()
         channel = criu.Channel(self._container)
         child = None
@@ -168,9 +179,11 @@ class Dump:
                 channel.environment(
                     self._cgroup, criu.configuration(self._container, [], self._tcp_lock)
                 ),
-                leave_running=leave_running,
+                leave_running=leave_running and not only_memory,
+                only_memory=only_memory,
                 keeps_connections=bool(self._tcp_lock),
                 within=self._vantage.place if self._vantage else "",
+                parent=self._parent,
             )
             self._leave_running = leave_running
             self._serve(channel, child, commit)

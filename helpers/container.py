@@ -140,6 +140,16 @@ class Container:
         return f"{self.state_dir}/rollbacks"
 
     @property
+    def ahead_dir(self) -> str:
+        """Memory that was copied while it ran on."""
+        return f"{self.state_dir}/ahead"
+
+    @property
+    def ahead_path(self) -> str:
+        """Whose memory that is, if the next dump is to begin with it."""
+        return f"{self.run_dir}/ahead"
+
+    @property
     def leaving_path(self) -> str:
         """To which host it leaves, and how the two call that."""
         return f"{self.state_dir}/leaving"

@@ -311,4 +311,7 @@ def base_image(traveller: Traveller, said: str | None) -> Base:
 
 
 def total_bytes(traveller: Traveller, carried: Load) -> int:
-    return sum(carried.sizes_bytes.values()) + traveller.manifest.size_bytes
+    """What is to be sent now: not what went ahead."""
+    files = traveller.manifest.files.items()
+    of_generation = sum(size for path, (_, size) in files if not path.startswith("ahead/"))
+    return sum(carried.sizes_bytes.values()) + of_generation

@@ -111,6 +111,8 @@ class Following:
         return found
 
     def _look_at(self, entry: "os.DirEntry[str]") -> bool:
+        if entry.is_symlink():
+            return False  # to what was copied ahead
         if entry.name.startswith(_PAGES):
             return self._page(entry).go_on()
         other = self._others.setdefault(entry.name, _Other(entry.path))

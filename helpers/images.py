@@ -117,11 +117,20 @@ class Generation:
         except OSError:
             pass
 
+    @property
+    def images_ahead(self) -> list[str]:
+        """Directories of images that were made while it ran on; see ahead."""
+        place = f"{self.path}/ahead"
+        return [f"{place}/{number}" for number in numbers(place)]
+
     def admit(self, gid: int) -> None:
         """Let a group of the host read the images."""
-        for name in os.listdir(self.images):
-            _give(f"{self.images}/{name}", gid, 0o640)
-        for directory in (self.images, self.work):
+        directories = [self.images, *self.images_ahead]
+        for directory in directories:
+            for name in os.listdir(directory):
+                _give(f"{directory}/{name}", gid, 0o640)
+        above = [f"{self.path}/ahead"] if self.images_ahead else []
+        for directory in (*directories, *above, self.work):
             _give(directory, gid, 0o750)
 
     def shut(self) -> list[str]:
@@ -130,7 +139,9 @@ class Generation:
         Returns warnings.
         """
         try:
-            for directory in (self.images, self.work):
+            if self.images_ahead:
+                _give(f"{self.path}/ahead", 0, 0o700)
+            for directory in (self.images, self.work, *self.images_ahead):
                 _give(directory, 0, 0o700)
                 for name in os.listdir(directory):
                     _give(f"{directory}/{name}", 0, 0o600)
@@ -243,7 +254,10 @@ def seal(
             found = begun.get(path) or Hash(buffer)
             _hash_durably(f"{generation.path}/{path}", found, read)
             files[path] = (found.hexdigest(), found.size_bytes)
-        record.sync_directory(generation.images)
+        for directory in (generation.images, *generation.images_ahead):
+            record.sync_directory(directory)
+        if generation.images_ahead:
+            record.sync_directory(f"{generation.path}/ahead")
 
     try:
         patience.aside(hash_all, progress, stall, lambda: (read.bytes, patience.disk_sign(device)))
@@ -277,7 +291,12 @@ def walk(generation: Generation) -> list[str]:
     g = generation
     optional = (g.plan, g.shm, g.cgroups, g.mounts, g.network, g.netns, g.places)
     beside = [path.rpartition("/")[2] for path in optional if os.path.lexists(path)]
-    images = (f"checkpoint/{name}" for name in os.listdir(generation.images))
+    images = [
+        f"{directory.removeprefix(g.path)[1:]}/{name}"
+        for directory in (g.images, *g.images_ahead)
+        for name in os.listdir(directory)
+        if not (g.images_ahead and name == "parent")  # a link, see ahead
+    ]
     return ["config.json", *beside, *images]
 
 
@@ -352,6 +371,10 @@ class Verification:
         self._fault: ImageError | OSError | None = None
         for path, (_, size) in manifest.files.items():
             self._check_size(path, size)
+        if any(path.startswith("ahead/") for path in manifest.files):
+            from torpor import ahead  # few have it
+
+            ahead.require_linked(generation)
         unknown = set(walk(generation)) - set(manifest.files)
         if unknown:
             raise ImageError(f"{generation.path}: {min(unknown)} is not in the manifest")

@@ -16,6 +16,7 @@ _END_S = 30.0
 
 # What is said, by whom receives ...
 COME = "come"  # it can go on here; "doubts" is a list of warnings
+GOT = "got"  # that round
 PREPARED = "prepared"  # all of it is on the disk, and becomes a container when it is told to
 HERE = "here"  # it is one
 AWAKE = "awake"
@@ -24,6 +25,8 @@ LACKS = "lacks"  # it is not here, and will not be by that move
 NO = "no"  # "problem" and "hint" tell why
 # ... and by whom sends.
 TAKE = "take"
+ROUND = "round"  # memory that is copied while the container runs, as an archive in frames
+ARCHIVE = "archive"
 OUTCOME = "outcome"
 SETTLE = "settle"
 

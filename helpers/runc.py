@@ -72,12 +72,19 @@ def checkpoint(
     leave_running: bool,
     keeps_connections: bool = False,
     within: str = "",
+    parent: str = "",
+    only_memory: bool = False,
 ) -> Child:
-    """Dump the container to images; ``within`` is where the network namespace for CRIU is."""
+    """Dump the container to images; ``within`` is where the network namespace for CRIU is.
+
+    parent is the path, from images, of those that this begins with. only_memory: those of a round
+    before the dump itself (pre-dump).
+    """
     _begin_log(container)
     argv = _argv(
         container, "checkpoint", "--image-path", images, "--work-path", work,
         *_CHECKPOINT_OPTIONS, *(["--leave-running"] if leave_running else []),
+        *(["--pre-dump"] if only_memory else []), *(["--parent-path", parent] if parent else []),
         *(_KEEP_CONNECTIONS if keeps_connections else []), container.name,
     )  # fmt: skip
     if not within:

@@ -29,6 +29,11 @@ class Unit:
         return str(self._unit.Unit.ActiveState.decode())
 
     @property
+    def main_pid(self) -> int:
+        """0 while it has none."""
+        return int(self._unit.Service.MainPID)
+
+    @property
     def cgroup(self) -> str:
         """The unit's cgroup, below the mount point; empty while it has none."""
         return str(self._unit.Service.ControlGroup.decode())

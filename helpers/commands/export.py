@@ -91,6 +91,11 @@ def _drop(container: Container, number: int) -> None:
 
 def _export(traveller: Traveller, options: argparse.Namespace, deliver: Deliver) -> None:
     container = traveller.container
+    if traveller.generation.images_ahead:
+        raise TorporError(
+            f"the memory of {container.name} is in several parts, made for a move that failed",
+            f"wake it and put it to sleep again: systemctl start {container.unit}",
+        )
     base = departure.base_image(traveller, options.base_image)
     for name in traveller.shared_volumes:
         say(f"{container.name}: the volume {name} is not its own, and stays here", WARNING)

@@ -4,7 +4,7 @@ import argparse
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from torpor import (
@@ -15,6 +15,7 @@ from torpor import (
     link,
     offer,
     payload,
+    precopy,
     preparation,
     process,
     state,
@@ -35,6 +36,7 @@ from torpor.talk import NOTICE, WARNING, mebibytes, say, warn
 _RUNS = ("active", "reloading", "refreshing")
 _ASK_AGAIN_S = (1.0, 2.0, 5.0, 10.0)
 _PUMP_S = 60.0
+_LITTLE_BYTES = 4 << 20  # not worth another round
 _SIGNALS = (signal.SIGHUP, signal.SIGTERM)
 _TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h
 
@@ -47,6 +49,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     root = parser.add_mutually_exclusive_group()
     root.add_argument("--image", metavar="IMAGE", help="where the image is there, if elsewhere")
     root.add_argument("--rootfs", metavar="DIR", help="a root file system that is there already")
+    parser.add_argument(
+        "--pre-dump",
+        metavar="ROUNDS",
+        type=int,
+        default=0,
+        help="copy its memory as often while it runs, each time what it wrote meanwhile",
+    )
     parser.add_argument("--asleep", action="store_true", help="do not wake it there")
     after = parser.add_mutually_exclusive_group()
     after.add_argument(
@@ -87,12 +96,16 @@ def _in_order() -> Iterator[None]:
 
 def _move(container: Container, options: argparse.Namespace) -> int:
     ran = Unit(container).active_state in _RUNS
+    if options.pre_dump:
+        precopy.require(options.pre_dump)
     offered = _offer(container, options, ran=ran)
     with Link(options.host) as there:
         there.tell(link.TAKE, offer.dumps(offered))
         warn(
             container.name, [f"{options.host}: {said}" for said in there.hear(link.COME)["doubts"]]
         )
+        if options.pre_dump and ran:
+            _copy_ahead(container, there, options.pre_dump)
         began_s = time.monotonic()
         if ran:
             _put_to_sleep(container)
@@ -136,6 +149,26 @@ def _size_bytes(container: Container, *, ran: bool) -> int:
     return estimate.size_bytes(container, cgroup, cgroup.pids())
 
 
+def _copy_ahead(container: Container, there: Link, most: int) -> None:
+    """Send its memory while it runs; what it writes meanwhile in the next round."""
+    rounds = precopy.Rounds(container)
+    try:
+        for _ in range(most):
+            with Lock(container, wait=False):
+                made = rounds.make()
+            there.tell(link.ROUND)
+            _stream(there, made.write)
+            there.hear(link.GOT)
+            size_bytes = made.size_bytes()
+            say(f"{container.name}: round {made.number}: {mebibytes(size_bytes)} sent", NOTICE)
+            if size_bytes < _LITTLE_BYTES:
+                break
+        rounds.offer()
+    except BaseException:
+        rounds.clear()
+        raise
+
+
 def _put_to_sleep(container: Container) -> None:
     if _systemctl("stop", container.unit) or state.read(container).name != state.READY:
         raise TorporError(
@@ -169,31 +202,38 @@ def _send(container: Container, there: Link) -> int:
     with departure.load(sleeper) as carried:
         total_bytes = departure.total_bytes(sleeper, carried)
         header = departure.header(sleeper, base, total_bytes, is_signed=False)
-        source, target = os.pipe()
-        pump = there.send(source)
-        os.close(source)
-        try:
+
+        def write(fd: int) -> None:
             with Progress(container.name, total_bytes) as progress:
-                writer = Writer(target, header, progress.advance)
-                os.close(target)
-                target = -1
+                writer = Writer(fd, header, progress.advance)
                 try:
                     departure.write(sleeper, carried, base, writer)
                     writer.finish(None)
                 finally:
                     writer.close()
-        except TorporError:
-            there.hear()  # if it was the other host that wanted no more, it says why
-            raise
-        finally:
-            if target >= 0:
-                os.close(target)
-            status = pump.wait(_PUMP_S)
-            pump.kill()
-    if status:
-        there.hear()
+
+        there.tell(link.ARCHIVE)
+        _stream(there, write)
     there.hear(link.PREPARED)
     return total_bytes
+
+
+def _stream(there: Link, write: Callable[[int], None]) -> None:
+    """Send what write writes to the descriptor it is given."""
+    source, target = os.pipe()
+    pump = there.send(source)
+    os.close(source)
+    try:
+        write(target)
+    except TorporError:
+        there.hear()  # if it was the other host that wanted no more, it says why
+        raise
+    finally:
+        os.close(target)
+        status = pump.wait(_PUMP_S)
+        pump.kill()
+    if status:
+        there.hear()
 
 
 def _hand_over(container: Container, there: Link, offered: Offer, *, ran: bool) -> None:

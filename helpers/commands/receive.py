@@ -6,15 +6,31 @@ container; or "outcome" and what the move is called. The answers are those of li
 
 import argparse
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from torpor import frames, landing, link, offer, process, strict_json, welcome
+from torpor import (
+    archive,
+    frames,
+    images,
+    landing,
+    link,
+    offer,
+    process,
+    record,
+    strict_json,
+    welcome,
+)
 from torpor.archive import Reader
 from torpor.arrival import Arrival, Wishes
-from torpor.container import Container
+from torpor.container import STATE_ROOT, Container
 from torpor.errors import TorporError
 from torpor.json_shape import ShapeError, a_text, an_object
 from torpor.lock import Lock
 from torpor.offer import Offer
+from torpor.receiving import receive_file
+
+_WORD_MAX_BYTES = 40
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _serve() -> None:
-    what = frames.read_line(0, offer.MAX_BYTES).decode("ascii", "replace")
+    what = _word()
     content = frames.read_line(0, offer.MAX_BYTES)
     if what == link.TAKE:
         _take(offer.parse(content))
@@ -48,7 +64,13 @@ def _take(offered: Offer) -> None:
     container = Container(offered.name)
     with Lock(container, wait=False):
         link.answer(link.COME, doubts=welcome.judge(offered))
-        _land(container, offered)
+        with _Rounds(container) as rounds:
+            while (what := _word()) == link.ROUND:
+                rounds.receive()
+                link.answer(link.GOT)
+            if what != link.ARCHIVE:
+                raise TorporError("the other host did not go on")
+            _land(container, offered, rounds.directory)
     link.answer(link.HERE)
     if offered.enables:
         _systemctl("enable", "--quiet", container.unit)
@@ -61,21 +83,67 @@ def _take(offered: Offer) -> None:
         link.answer(link.AWAKE)
 
 
-def _land(container: Container, offered: Offer) -> None:
+def _word() -> str:
+    return frames.read_line(0, _WORD_MAX_BYTES).decode("ascii", "replace")
+
+
+class _Rounds:
+    """Memory that comes while the container still runs there; gone with this context."""
+
+    def __init__(self, container: Container) -> None:
+        self._name = container.name
+        self._place = f"{STATE_ROOT}/.arriving/{container.name}"
+        self._number = 0
+
+    @property
+    def directory(self) -> str:
+        """Empty where none came."""
+        return self._place if self._number else ""
+
+    def __enter__(self) -> "_Rounds":
+        images.remove(self._place)  # of one that was cut off
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        images.remove(self._place)
+
+    def receive(self) -> None:
+        """Raises TorporError."""
+        self._number += 1
+        place = f"{self._place}/{self._number}"
+        record.make_directory(place)
+        with _framed() as (source, _), Reader(source, "a round") as reader:
+            if reader.header.get("round") != str(self._number):
+                raise TorporError(f"what comes is not round {self._number}")
+            for member in reader.members():
+                if os.path.dirname(member.path) != archive.IMAGES or member.is_directory:
+                    continue
+                receive_file(member, f"{place}/{os.path.basename(member.path)}")
+
+
+@contextmanager
+def _framed() -> Iterator[tuple[int, process.Child]]:
+    """What comes in frames, to be read from a descriptor, and who takes it out of them."""
     source, target = os.pipe()
     pump = link.pumping(lambda: frames.receive(0, target), keep=(target,))
     os.close(target)
-    wishes = Wishes(offered.image or None, offered.rootfs or None, trusts=True, is_moved=True)
     try:
-        with Reader(source, "what comes") as reader:
-            arrival = Arrival(container, reader, wishes)
-            _require_same(reader, offered)
-            landing.land(
-                arrival, container, reader, token=offered.token, agree=lambda: _agree(pump)
-            )
+        yield source, pump
+        if pump.wait():
+            raise TorporError("not all of it came")
     finally:
         os.close(source)
         pump.kill()
+
+
+def _land(container: Container, offered: Offer, ahead: str) -> None:
+    wishes = Wishes(
+        offered.image or None, offered.rootfs or None, trusts=True, is_moved=True, ahead=ahead
+    )
+    with _framed() as (source, pump), Reader(source, "what comes") as reader:
+        arrival = Arrival(container, reader, wishes)
+        _require_same(reader, offered)
+        landing.land(arrival, container, reader, token=offered.token, agree=lambda: _agree(pump))
 
 
 def _require_same(reader: Reader, offered: Offer) -> None:
@@ -88,7 +156,7 @@ def _agree(pump: process.Child) -> None:
     if pump.wait():
         raise TorporError("not all of it came")
     link.answer(link.PREPARED)
-    if frames.read_line(0, len(link.SETTLE) + 1) != link.SETTLE.encode():
+    if _word() != link.SETTLE:
         raise TorporError("the other host did not go on")
 
 

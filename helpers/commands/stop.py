@@ -205,6 +205,7 @@ class _Stop:
         following: Following | None = None
         try:
             generation.make()
+            parent = self._ahead(generation)
             payload.save_bundle(container, generation)
             plan = preparation.read(container.plan_path)
             networking.save(container, plan, generation, self._pid)
@@ -237,7 +238,9 @@ class _Stop:
                 progress,
                 self._patience,
             )
-            dump = Dump(container, generation, cgroup, progress, self._patience, tcp_lock, standing)
+            dump = Dump(
+                container, generation, cgroup, progress, self._patience, tcp_lock, standing, parent
+            )
             dump.run(self._after_stand_in(commit))
         except ContainerLostError as error:
             _abandon(following)
@@ -250,6 +253,14 @@ class _Stop:
                 raise
             raise CheckpointError(str(error), getattr(error, "hint", "")) from error
         return commit
+
+    def _ahead(self, generation: Generation) -> str:
+        """What of its memory is there already, as runc is told."""
+        if not os.path.exists(self._container.ahead_path):
+            return ""
+        from torpor import ahead  # before a move only
+
+        return ahead.take(self._container, generation, self._pid)
 
     def _vantage(self, plan: Plan) -> Vantage | None:
         if not self._may_stand_inside:

@@ -18,7 +18,10 @@ AGENT = Path(__file__).resolve().parent / "vm_agent.py"
 DISK_BYTES = 4 << 30
 
 # No compilers, no other runtimes, and nothing that boots machines in machines.
-_NOT_NEEDED = {"gcc", "libc6-dev", "python3-pytest", "crun", "podman", "systemd-container"}
+_NOT_NEEDED = {
+    *("gcc", "libc6-dev", "python3-pytest", "crun", "podman", "systemd-container"),
+    "openssh-server",
+}
 PACKAGES = (
     *(package for package in image.PACKAGES if package not in _NOT_NEEDED),
     *("linux-image-cloud-amd64", "kmod", "udev"),
