@@ -81,6 +81,8 @@ def _network(lease: Lease | None) -> dict[str, Any]:
 
 # CRI-O takes a checkpoint only with this: the annotations that the container had from Kubernetes.
 _OF_CRIO = "io.kubernetes.cri-o.Annotations"
+# By this checkpointctl reads the rest as what podman writes (getContainerInfo()).
+_AS_OF_PODMAN = {"io.container.manager": "libpod"}
 
 
 def spec_dump(config: Config) -> Config:
@@ -93,7 +95,7 @@ def spec_dump(config: Config) -> Config:
         if not str(one.get("source")).startswith(f"{RUN_ROOT}/")
     ]
     kept = {key: value for key, value in config.items() if key not in ("hooks", "linux", "mounts")}
-    annotations = {_OF_CRIO: "{}", **(config.get("annotations") or {})}
+    annotations = {_OF_CRIO: "{}", **(config.get("annotations") or {}), **_AS_OF_PODMAN}
     return {**kept, "annotations": annotations, "mounts": mounts, "linux": linux}
 
 

@@ -60,8 +60,8 @@ PACKAGES = (
     "podman",
     # other people's networks
     "containernetworking-plugins",
-    # archives of containers
-    *("zstd", "openssh-client"),
+    # archives of containers, and another who reads them
+    *("zstd", "openssh-client", "checkpointctl"),
     # and from host to host
     "openssh-server",
     # a machine can hold a machine

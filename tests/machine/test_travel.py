@@ -197,6 +197,27 @@ def test_an_archive_is_looked_into_as_what_it_was_made_of(box: Container) -> Non
     assert machine.run("sh", "-c", "ls -d /var/tmp/torpor-inspect-*", check=False).stdout == ""
 
 
+def test_checkpointctl_reads_it_as_podmans(box: Container) -> None:
+    machine = box.machine
+    box.stop()
+    machine.run("torpor", "export", "--base-image=example.org/box:1", "box", ARCHIVE)
+    shown = machine.run("checkpointctl", "show", ARCHIVE).stdout
+    assert "box" in shown and "example.org/box:1" in shown and "Podman" in shown
+    words = ("checkpointctl", "inspect", "--format=json", "--all", ARCHIVE)
+    there = json.loads(machine.run(*words).stdout)[0]
+    here = json.loads(machine.run("torpor", "inspect", "--json", "box").stdout)
+    assert there["container_name"] == "box" and there["runtime"] == "runc"
+    tree = there["process_tree"]
+    processes = [tree, *tree["children"]]
+    assert {(one["pid"], one["command"]) for one in processes} == {
+        (one["pid"], one["name"]) for one in here["processes"]
+    }
+    opened = {file["path"] for file in there["file_descriptors"][0]["open_files"]}
+    assert {"/new/counted", "/dev/null"} <= opened
+    assert {"/proc", "/dev", "/run"} <= {one["destination"] for one in there["mounts"]}
+    assert there["statistics"]["pages_written"] > 0
+
+
 def test_a_moment_of_one_that_runs_travels(box: Container, other: Container) -> None:
     machine = box.machine
     said = machine.run("sh", "-c", f"torpor export --running box - >{ARCHIVE}").stderr

@@ -20,7 +20,7 @@ DISK_BYTES = 4 << 30
 # No compilers, no other runtimes, and nothing that boots machines in machines.
 _NOT_NEEDED = {
     *("gcc", "libc6-dev", "python3-pytest", "crun", "podman", "systemd-container"),
-    "openssh-server",
+    *("checkpointctl", "openssh-server"),
 }
 PACKAGES = (
     *(package for package in image.PACKAGES if package not in _NOT_NEEDED),
