@@ -64,6 +64,11 @@ def _require_things(offered: Offer) -> None:
             )
     if offered.rootfs and not os.path.isdir(offered.rootfs):
         raise TorporError(f"the root file system {offered.rootfs} is not here")
+    if definition.checkpoint.tcp_keep and not criu.tcp_lock():
+        raise TorporError(
+            "its connections are to be kept, but CRIU can hold back no packets here",
+            "install iptables here too",
+        )
     if definition.image:
         image = image_of(offered.image) if offered.image else definition.image
         _require_image(image, offered.digest)

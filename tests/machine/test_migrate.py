@@ -223,6 +223,25 @@ def test_who_is_connected_goes_on_where_that_is_asked_for(
     away.remove()
 
 
+def test_a_host_that_refuses_what_came_has_nothing_of_it(
+    machine: Machine, there: Machine, mover: Container
+) -> None:
+    """An address that another has there is known only when the container sleeps."""
+    keys = {"rootfs": BUSYBOX, "command": COMMAND}
+    network = {"bridge": "mv1", "subnet": "10.84.0.0/24", "address": "10.84.0.9"}
+    first = Container(there, f"{mover.name}-first").define(**keys, network=network)
+    second = Container(machine, f"{mover.name}-second").define(**keys, network=network)
+    for container in (first, second):
+        container.start()
+    said = refused(second)
+    assert "10.84.0.9" in said and "it goes on here" in said, said
+    assert nothing_there(second, there)
+    assert second.property("StatusText").startswith("restored"), second.journal()
+    assert without_gap(all_numbers(second)) and without_gap(all_numbers(first))
+    first.remove()
+    second.remove()
+
+
 def cut_off(container: Container, point: str, there: Machine | None = None) -> int:
     """Move it, with this process or the other host's killed at a point; the exit status."""
     fault = f"{point}=kill"
