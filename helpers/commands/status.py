@@ -15,6 +15,8 @@ from torpor.images import Generation
 from torpor.systemd import Unit
 from torpor.talk import mebibytes, plain
 
+_TO_THE_MINUTE = len("2026-01-01T00:00")
+_UNKNOWN_BYTES = (1 << 64) - 1
 _NO_SUCH = 4  # the exit status of systemctl status for a unit that is not there
 
 _WORDS = {
@@ -33,6 +35,13 @@ _WORDS = {
     state.MOVED: "moved away",
 }
 
+_GREEN, _BLUE, _RED = 32, 34, 31  # of ECMA-48's SGR
+_COLOURS = {
+    **dict.fromkeys((state.RUNNING, state.CONSUMED), _GREEN),
+    **dict.fromkeys((state.READY, state.COMMITTED), _BLUE),
+    **dict.fromkeys((state.CRASHED, state.DAMAGED, state.LEAVING), _RED),
+}
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", nargs="?", help="one container; default: all")
@@ -43,9 +52,9 @@ def run(options: argparse.Namespace) -> int:
     if options.name:
         container = Container(options.name)
         require_known(container)
-        rows = [_describe(container)]
+        rows = [describe(container)]
     else:
-        rows = [_describe(Container(name)) for name in _names()]
+        rows = [describe(Container(name)) for name in names()]
     if options.json:
         json.dump(rows[0] if options.name else rows, sys.stdout, indent=2)
         print()
@@ -68,7 +77,7 @@ def require_known(container: Container) -> None:
     )
 
 
-def _names() -> list[str]:
+def names() -> list[str]:
     names = set()
     for directory, suffix in ((places.DEFINITION_ROOT, ".yaml"), (places.STATE_ROOT, "")):
         try:
@@ -79,20 +88,25 @@ def _names() -> list[str]:
     return sorted(name for name in names if valid_name(name))
 
 
-def _describe(container: Container) -> dict[str, object]:
+def describe(container: Container) -> dict[str, object]:
     try:
         known = state.read(container)
     except TorporError as error:
         known = state.State(state.NONE, reason=error.message)
-    unit = Unit(container).active_state
+    unit = Unit(container)
+    active_state = unit.active_state
     asleep = known.name in state.RESTORABLE
+    service = unit.properties(("MemoryCurrent", "Result"))
     row: dict[str, object] = {
         "name": container.name,
         "state": known.name,
-        "unit": unit,
+        "unit": active_state,
+        "slice": unit.slice,
+        "result": _text(service.get("Result")),
         "generation": known.generation,
         "since": _iso(known.since_s),
         "reason": known.reason,
+        "memory_bytes": _memory_bytes(service.get("MemoryCurrent")),
         "size_bytes": None,
         "taken": None,
         "frozen_s": known.frozen_s if asleep else None,
@@ -106,8 +120,17 @@ def _describe(container: Container) -> dict[str, object]:
             row["reason"] = str(error)
     row["addresses"] = _addresses(container)
     row["snapshots"] = _snapshots(container)
-    row["says"] = _words(known, unit)
+    row["says"] = _words(known, active_state)
     return row
+
+
+def _text(said: object) -> str:
+    return said.decode("utf-8", "replace") if isinstance(said, bytes) else ""
+
+
+def _memory_bytes(said: object) -> int | None:
+    """What systemd counts; it says the largest number where it counts nothing."""
+    return said if isinstance(said, int) and said < _UNKNOWN_BYTES else None
 
 
 def _snapshots(container: Container) -> list[dict[str, object]]:
@@ -178,16 +201,39 @@ def _print_one(row: dict[str, object]) -> None:
 def _print_table(rows: list[dict[str, object]]) -> None:
     shown = []
     for row in rows:
-        size = row["size_bytes"]
+        size = row["size_bytes"] or row["memory_bytes"]
         shown.append(
             (
                 str(row["name"]),
                 str(row["says"]),
-                str(row["since"] or "-"),
-                str(row["generation"] or "-"),
+                str(row["since"] or "-")[:_TO_THE_MINUTE].replace("T", " "),
                 mebibytes(size) if isinstance(size, int) else "-",
+                str(row["slice"] or "-"),
+                str(row["generation"] or "-"),
+                str(row["result"] or "-"),
                 str(row["reason"] or "-"),
             )
         )
-    header = ("NAME", "STATE", "SINCE", "GENERATION", "IMAGE", "WHY")
-    print("\n".join(table.lines(header, shown) or ["  ".join(header)]))
+    header = ("NAME", "STATE", "SINCE", "SIZE", "SLICE", "GEN", "RESULT", "WHY")
+    lines = table.lines(header, shown, right="SIZE GEN", width=table.width())
+    if _is_coloured():
+        place = max(len(row[0]) for row in [header, *shown]) + 2
+        lines[1:] = [
+            _coloured(line, place, str(row["says"]), str(row["state"]))
+            for line, row in zip(lines[1:], rows, strict=True)
+        ]
+    print("\n".join(lines or ["  ".join(header)]))
+
+
+def _is_coloured() -> bool:
+    """On a terminal only, and not where somebody wants none (https://no-color.org)."""
+    return (
+        sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    )
+
+
+def _coloured(line: str, place: int, word: str, name: str) -> str:
+    colour = _RED if word == "crashed" else _COLOURS.get(name)
+    if colour is None or line[place : place + len(word)] != word:
+        return line
+    return f"{line[:place]}\033[{colour}m{word}\033[0m{line[place + len(word) :]}"

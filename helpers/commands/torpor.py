@@ -12,6 +12,10 @@ from torpor.talk import report
 # Each verb is a module: HELP is its first words, add_arguments and run do the rest.
 _VERBS = {
     "status": "show containers: state, generation, size, why",
+    "new": "write the definition of a new container",
+    "logs": "show what a container has said",
+    "exec": "run a program in a running container",
+    "top": "show what containers take of the host",
     "inspect": "show what the images of a sleeping container hold",
     "diff": "show what became of a container between two of its generations",
     "history": "show what became of a container: each state, when and why",
@@ -26,16 +30,19 @@ _VERBS = {
     "import": "make a container of such a file",
     "migrate": "move a container to another host, where it goes on",
     "receive": "what migrate calls on the other host",
+    "metrics": "print what is known of containers for Prometheus",
     "doctor": "check whether this host can put containers to sleep",
     "hooks": "add torpor's OCI hooks to a bundle, remove or list them",
 }
+_BY_ITSELF = "status"
+_WITH_COMMAND, _BEFORE_COMMAND = "new", "--"  # what follows is a program's
 _FOR_ALL = ("render",)
 _NO_PERMISSION = 77  # EX_NOPERM of sysexits.h
 
 
 def main() -> int:
     try:
-        options = _parse(sys.argv[1:])
+        options = _parse(sys.argv[1:] or [_BY_ITSELF])
         if os.geteuid() != 0 and options.verb not in _FOR_ALL:
             raise TorporError(
                 f"{options.verb} needs root: it reads and changes root's containers",
@@ -68,8 +75,13 @@ def _parse(words: list[str]) -> argparse.Namespace:
             module = importlib.import_module(f"torpor.commands.{_MODULES.get(verb, verb)}")
             module.add_arguments(sub)
             sub.set_defaults(run=module.run)
-    return parser.parse_args(words)
+    if wanted != _WITH_COMMAND or _BEFORE_COMMAND not in words:
+        return parser.parse_args(words)
+    at = words.index(_BEFORE_COMMAND)
+    options = parser.parse_args(words[:at])
+    options.command = words[at + 1 :]
+    return options
 
 
-# torpor.commands.stop is what the unit calls; import is a word of Python's.
-_MODULES = {"stop": "stop_fresh", "import": "import_"}
+# torpor.commands.stop is what the unit calls; import is a word of Python's, and exec was.
+_MODULES = {"stop": "stop_fresh", "import": "import_", "exec": "exec_"}
