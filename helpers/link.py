@@ -21,6 +21,7 @@ PREPARED = "prepared"  # all of it is on the disk, and becomes a container when 
 HERE = "here"  # it is one
 AWAKE = "awake"
 ASLEEP = "asleep"  # it is here, but does not run; "problem" may tell why
+FRESH = "fresh"  # it runs, but without its memory, which could not be restored and is kept aside
 LACKS = "lacks"  # it is not here, and will not be by that move
 NO = "no"  # "problem" and "hint" tell why
 # ... and by whom sends.

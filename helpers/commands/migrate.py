@@ -101,17 +101,17 @@ def _move(container: Container, options: argparse.Namespace) -> int:
     offered = _offer(container, options, ran=ran)
     with Link(options.host) as there:
         there.tell(link.TAKE, offer.dumps(offered))
-        warn(
-            container.name, [f"{options.host}: {said}" for said in there.hear(link.COME)["doubts"]]
-        )
+        doubts = there.hear(link.COME)["doubts"]
+        warn(container.name, [f"{options.host}: {doubt}" for doubt in doubts])
         if options.pre_dump and ran:
             _copy_ahead(container, there, options.pre_dump)
         began_s = time.monotonic()
-        if ran:
-            _put_to_sleep(container)
-        with _here_again(container, ran=ran), Lock(container):
-            size_bytes = _send(container, there)
-            _hand_over(container, there, offered, ran=ran)
+        with _here_again(container, ran=ran):
+            if ran:
+                _put_to_sleep(container)
+            with Lock(container):
+                size_bytes = _send(container, there)
+                _hand_over(container, there, offered, ran=ran)
         return _report(container, there, offered, size_bytes, began_s if ran else None)
 
 
@@ -179,11 +179,12 @@ def _put_to_sleep(container: Container) -> None:
 
 @contextmanager
 def _here_again(container: Container, *, ran: bool) -> Iterator[None]:
-    """Where it did not leave after all it goes on as before."""
+    """Where it did not leave after all it goes on as before; a stop under way is waited for."""
     try:
         yield
     except BaseException:
-        if ran and state.read(container).name == state.READY:
+        stops = Unit(container).active_state == "deactivating"
+        if ran and (stops or state.read(container).name == state.READY):
             _wake(container)
         raise
 
@@ -241,7 +242,7 @@ def _hand_over(container: Container, there: Link, offered: Offer, *, ran: bool) 
     try:
         there.tell(link.SETTLE)
         there.hear(link.HERE)
-    except LinkError as error:
+    except TorporError as error:  # whatever it was: that host may have it
         say(f"{container.name}: {error.message}: asking again", WARNING)
         arrived = _outcome(container, leaving.load(container))
         if not arrived:
@@ -260,7 +261,7 @@ def _outcome(container: Container, known: Leaving) -> bool:
     for pause_s in (*_ASK_AGAIN_S, None):
         try:
             arrived = _ask(container, known)
-        except LinkError as error:
+        except TorporError as error:
             if pause_s is None:
                 raise TorporError(
                     f"nobody knows whether {container.name} arrived at {known.host}: "
@@ -290,14 +291,17 @@ def _report(
     """What became of it there; an exit status."""
     what = f"{container.name}: moved to {there.host}, {mebibytes(size_bytes)}"
     try:
-        said = there.hear(link.AWAKE, link.ASLEEP)
+        said = there.hear(link.AWAKE, link.ASLEEP, link.FRESH)
     except LinkError:
         said = {"say": link.ASLEEP, "problem": "the connection was cut off before it woke"}
     if said["say"] == link.AWAKE:
         away = f"; it was away for {time.monotonic() - began_s:.2f} s" if began_s else ""
         say(f"{what}: awake{away}", NOTICE)
         return 0
-    say(f"{what}: it sleeps there", NOTICE)
+    if said["say"] == link.FRESH:
+        say(f"{what}: it could not be restored there, and started fresh", WARNING)
+    else:
+        say(f"{what}: it sleeps there", NOTICE)
     if offered.starts:
         say(f"{container.name}: {there.host}: {said['problem']}", WARNING)
     return int(offered.starts)

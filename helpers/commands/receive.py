@@ -74,11 +74,19 @@ def _take(offered: Offer) -> None:
     link.answer(link.HERE)
     if offered.enables:
         _systemctl("enable", "--quiet", container.unit)
-    if not offered.starts:
+    if offered.starts:
+        _wake(container)
+    else:
         link.answer(link.ASLEEP)
-    elif status := _systemctl("start", container.unit):
-        problem = f"systemctl start ended with {status}: see journalctl --unit={container.unit}"
+
+
+def _wake(container: Container) -> None:
+    journal = f"journalctl --unit={container.unit}"
+    if status := _systemctl("start", container.unit):
+        problem = f"systemctl start ended with {status}: see {journal}"
         link.answer(link.ASLEEP, problem=problem)
+    elif os.path.isdir(aside := os.path.dirname(container.aside_dir(0))):
+        link.answer(link.FRESH, problem=f"its images are in {aside}: see {journal}")
     else:
         link.answer(link.AWAKE)
 

@@ -83,6 +83,8 @@ def _start(container: Container) -> None:
         reason = wake(container, unit_cgroup, inputs, current)
     if reason is not None:
         _start_fresh(container, unit_cgroup, inputs, reason)
+    if os.path.isdir(container.ahead_dir):  # of a move that was cut off
+        images.remove(container.ahead_dir)
     if os.path.isdir(container.snapshots_dir):
         from torpor import snapshots
 

@@ -242,9 +242,31 @@ def test_a_host_that_refuses_what_came_has_nothing_of_it(
     second.remove()
 
 
-def cut_off(container: Container, point: str, there: Machine | None = None) -> int:
+def test_one_that_cannot_wake_there_is_not_called_awake(
+    machine: Machine, there: Machine, mover: Container
+) -> None:
+    """CRIU refuses an open file of another size; the policy is to start fresh then."""
+    for place, text in ((machine, "here"), (there, "and there")):
+        place.write(f"{BUSYBOX}/etc/held", text)
+    holder = Container(machine, f"{mover.name}-holder")
+    holder.define(rootfs=BUSYBOX, command=["/bin/sh", "-c", f"exec 3</etc/held; {COUNTER}"])
+    holder.start()
+    time.sleep(0.2)
+    said = refused(holder, f"--rootfs={BUSYBOX}")
+    away = moved(holder, there)
+    assert "could not be restored there, and started fresh" in said, said
+    aside = f"/var/lib/torpor/{holder.name}/aside"
+    assert aside in said and there.run("ls", aside).stdout
+    assert holder.state() == "MOVED" and runs(away)
+    holder.remove()
+    away.remove()
+
+
+def cut_off(
+    container: Container, point: str, there: Machine | None = None, action: str = "kill"
+) -> int:
     """Move it, with this process or the other host's killed at a point; the exit status."""
-    fault = f"{point}=kill"
+    fault = f"{point}={action}"
     if there:
         there.write(ONCE, f"export TORPOR_FAULT='{fault}'\n")
     env = {} if there else {"TORPOR_FAULT": fault}
@@ -312,6 +334,16 @@ def test_a_host_that_fails_has_it_or_not(mover: Container, there: Machine, point
         assert mover.state() == "MOVED" and away.state() == "READY"
         away.start()
         assert away.property("StatusText").startswith("restored"), away.journal()
+    assert without_gap(all_numbers(mover, away))
+
+
+def test_a_host_that_says_no_when_it_has_it_is_asked_again(
+    mover: Container, there: Machine
+) -> None:
+    cut_off(mover, "before definition", there, "fail")
+    away = moved(mover, there)
+    assert mover.state() == "MOVED" and away.state() == "READY"
+    away.start()
     assert without_gap(all_numbers(mover, away))
 
 
