@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 _DOWN = ("inactive", "failed")
 
 
-def require_free(container: Container, *, replaces: bool) -> None:
+def require_free(container: Container, *, replaces: bool = False, comes_back: bool = False) -> None:
     """That nothing is lost when a container of this name comes. Raises TorporError.
 
-    One that moved away from here may come back: what is left of it is older.
+    comes_back: one that moved away from here may, as what is left of it is older.
     """
     places = (container.definition_path, container.state_dir)
     there = next(filter(os.path.lexists, places), None)
@@ -33,7 +33,7 @@ def require_free(container: Container, *, replaces: bool) -> None:
             f"{container.name} is leaving this host: nobody knows yet whether it arrived",
             f"see: torpor status {container.name}",
         )
-    if not replaces and known != state.MOVED:
+    if not (replaces or (comes_back and known == state.MOVED)):
         raise TorporError(
             f"there is a container {container.name} already: {there}",
             "import it under another name: NAME after FILE; or in its place: --replace",

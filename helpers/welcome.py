@@ -18,7 +18,7 @@ _MARGIN_BYTES = 64 << 20
 def judge(offered: Offer) -> list[str]:
     """What may be wrong all the same. Raises TorporError for what cannot go on here."""
     container = Container(offered.name)
-    landing.require_free(container, replaces=False)
+    landing.require_free(container, comes_back=True)
     _require_programs(offered)
     _require_things(offered)
     _require_room(offered)

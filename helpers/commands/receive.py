@@ -99,7 +99,6 @@ class _Rounds:
     """Memory that comes while the container still runs there; gone with this context."""
 
     def __init__(self, container: Container) -> None:
-        self._name = container.name
         self._place = f"{STATE_ROOT}/.arriving/{container.name}"
         self._number = 0
 

@@ -106,6 +106,9 @@ def test_it_goes_on_there_and_comes_back(mover: Container, there: Machine) -> No
     # Here it is not started: it would be two.
     assert mover.systemctl("start", check=False)
     assert f"it moved to {THERE}" in mover.journal()
+    mover.machine.run("sh", "-c", f"ssh {THERE} torpor export --running {mover.name} - >/srv/copy")
+    with pytest.raises(CommandFailed, match="there is a container"):
+        mover.machine.run("torpor", "import", "--trust", "/srv/copy")
     assert there.run("torpor", "migrate", mover.name, HERE).returncode == 0
     assert mover.property("StatusText").startswith("restored"), mover.journal()
     assert away.state() == "MOVED"
