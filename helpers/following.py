@@ -28,6 +28,7 @@ _CLOSELY = os.O_CLOEXEC | os.O_NOFOLLOW
 # Holes of less than that are not worth a read from disk that is cut in two.
 _HOLE_BYTES = 64 << 10
 _ZEROES = bytes(_HOLE_BYTES)
+_PUNCH_S = 0.002  # longer is too long
 # Python has no fallocate(2) that punches; FS_IOC_UNRESVSP64 of linux/falloc.h does the same.
 _PUNCH_HOLE = 0x4030582B
 _SPACE = struct.Struct("=hh4xqqiI16x")  # struct space_resv; whence 0 is SEEK_SET
@@ -152,13 +153,20 @@ class _Pages:
         return False
 
     def _punch(self, start: int, end: int) -> None:
-        """Let the file system forget zeroes: they read the same. Not all of them can."""
+        """Let the file system forget zeroes: they read the same.
+
+        Not all of them can, and ext4 before Linux 6.14 first writes them to the disk, with a lock
+        that CRIU waits for: where that shows, they stay.
+        """
         if not self._can_punch:
             return
+        began_s = time.monotonic()
         try:
             fcntl.ioctl(self.fd, _PUNCH_HOLE, _SPACE.pack(0, os.SEEK_SET, start, end - start, 0, 0))
         except OSError:
             self._can_punch = False
+        else:
+            self._can_punch = time.monotonic() - began_s < _PUNCH_S
 
 
 def zeroes(buffer: bytearray, offset: int, count: int) -> "Iterator[tuple[int, int]]":
