@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _POLL_MAX_MS = (1 << 31) - 1  # poll(2) takes an int
 _COLLECTED_MAX_BYTES = 64 << 20
+_GONE_S = 1.0
 _REAP_S = 5.0  # one that hangs in the kernel does not end, not even by SIGKILL
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -211,13 +212,25 @@ def read_small(path: str) -> str:
 def kill_tree(pid: int) -> None:
     """SIGKILL a process and all below it, parents first so that nobody notices and reacts.
 
-    Each is stopped before its children are looked for: it makes no more of them.
+    Each is stopped before its children are looked for: it makes no more of them. They are gone
+    then, but for those that hang in the kernel.
     """
+    killed: list[int] = []
+    _kill_tree(pid, killed)
+    deadline_s = time.monotonic() + _GONE_S
+    for fd in killed:
+        readable(fd, max(0.0, deadline_s - time.monotonic()))
+        os.close(fd)
+
+
+def _kill_tree(pid: int, killed: list[int]) -> None:
+    if (fd := open_process(pid)) is not None:
+        killed.append(fd)
     _signal(pid, signals.STOP)
     below = children(pid)
     _signal(pid, signals.KILL)
     for child in below:
-        kill_tree(child)
+        _kill_tree(child, killed)
 
 
 def _signal(pid: int, number: int) -> None:
@@ -250,15 +263,16 @@ def name(pid: int) -> str:
 
 def has_child(pid: int, comm: str) -> bool:
     """Whether a process has a living child of this name."""
-    return any(
-        name(child) == comm and ") Z " not in read_small(f"/proc/{child}/stat")
-        for child in children(pid)
-    )
+    return any(_lives_as(child, comm) for child in children(pid))
 
 
 def any_named(comm: str) -> bool:
-    """Whether any process on the host has this name."""
-    return any(name(int(pid)) == comm for pid in _listdir("/proc") if pid.isdigit())
+    """Whether any living process on the host has this name."""
+    return any(_lives_as(int(pid), comm) for pid in _listdir("/proc") if pid.isdigit())
+
+
+def _lives_as(pid: int, comm: str) -> bool:
+    return name(pid) == comm and ") Z " not in read_small(f"/proc/{pid}/stat")
 
 
 def _listdir(path: str) -> list[str]:

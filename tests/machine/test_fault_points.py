@@ -63,6 +63,9 @@ def kinds(machine: Machine) -> dict[str, list[Container]]:
     return {"plain": plain, "bridged": bridged, "connected": [connected], "layered": [layered]}
 
 
+OF_MOVES = {"leaving", "landed", "moved"}  # between two machines: test_migrate
+
+
 @pytest.fixture
 def prepared(machine: Machine) -> Iterator[dict[str, list[Container]]]:
     install(machine)
@@ -102,5 +105,5 @@ def test_whatever_is_cut_off_the_next_start_has_one_answer(
     named = {
         name for path in TOP.glob("helpers/**/*.py") for name in NAMED.findall(path.read_text())
     }
-    assert named - set(found["passed"]) == set()
+    assert named - set(found["passed"]) == OF_MOVES
     print(found["cases"])
