@@ -28,7 +28,8 @@ _CLOSELY = os.O_CLOEXEC | os.O_NOFOLLOW
 # Holes of less than that are not worth a read from disk that is cut in two.
 _HOLE_BYTES = 64 << 10
 _ZEROES = bytes(_HOLE_BYTES)
-_PUNCH_S = 0.002  # longer is too long
+_PUNCH_S = 0.01  # longer is too long, if it is so again and again
+_SLOW_MOST = 4
 # Python has no fallocate(2) that punches; FS_IOC_UNRESVSP64 of linux/falloc.h does the same.
 _PUNCH_HOLE = 0x4030582B
 _SPACE = struct.Struct("=hh4xqqiI16x")  # struct space_resv; whence 0 is SEEK_SET
@@ -128,13 +129,14 @@ class Following:
 
 
 class _Pages:
-    __slots__ = ("_buffer", "_can_punch", "_unsynced_bytes", "fd", "hash")
+    __slots__ = ("_buffer", "_can_punch", "_punched", "_slow", "_unsynced_bytes", "fd", "hash")
 
     def __init__(self, fd: int, buffer: bytearray) -> None:
         self.fd = fd
         self.hash = Hash(buffer)
         self._buffer = buffer
         self._can_punch = True
+        self._punched = self._slow = 0
         self._unsynced_bytes = 0
 
     def go_on(self) -> bool:
@@ -165,8 +167,10 @@ class _Pages:
             fcntl.ioctl(self.fd, _PUNCH_HOLE, _SPACE.pack(0, os.SEEK_SET, start, end - start, 0, 0))
         except OSError:
             self._can_punch = False
-        else:
-            self._can_punch = time.monotonic() - began_s < _PUNCH_S
+        self._punched += 1
+        self._slow += time.monotonic() - began_s > _PUNCH_S
+        if self._slow > _SLOW_MOST and 2 * self._slow > self._punched:
+            self._can_punch = False
 
 
 def zeroes(buffer: bytearray, offset: int, count: int) -> "Iterator[tuple[int, int]]":

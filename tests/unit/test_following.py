@@ -95,7 +95,7 @@ def test_zeroes_are_found_in_whole_blocks_wherever_a_read_began() -> None:
 def test_of_zeroes_holes_are_made_and_nothing_else_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("torpor.following._PUNCH_S", 10.0)  # the disk of a test may be slow
+    monkeypatch.setattr("torpor.following._PUNCH_S", 60.0)  # the disk of a test may be slow
     path = tmp_path / "pages-1.img"
     content = os.urandom(1 << 20) + bytes(3 << 20) + os.urandom(100_000) + bytes(200_000)
     path.write_bytes(content)
