@@ -171,9 +171,7 @@ class _Counter:
         return self._place
 
     def write(self, content: bytes) -> int:
-        view = memoryview(content)
-        while view:
-            view = view[os.write(self._fd, view) :]
+        record.write_all(self._fd, content)
         self._place += len(content)
         self._progress(len(content))
         return len(content)

@@ -10,7 +10,7 @@ bridge directly; so there the host speaks to the container in its own name.
 
 import os
 
-from torpor import process, program
+from torpor import process, program, record
 from torpor.container import valid_name
 from torpor.errors import TorporError
 from torpor.lease import Lease, Publish
@@ -270,9 +270,7 @@ def _nft(rules: str) -> str:
     """Run a transaction: empty when it holds, else the reason why it does not."""
     script = os.memfd_create("nft", os.MFD_CLOEXEC)
     try:
-        view = memoryview(rules.encode())
-        while view:
-            view = view[os.write(script, view) :]
+        record.write_all(script, rules.encode())
         os.lseek(script, 0, os.SEEK_SET)
         return program.run(["nft", "-f", "-"], timeout_s=_TIMEOUT_S, stdin=script)
     finally:

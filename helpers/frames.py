@@ -3,6 +3,8 @@
 import os
 import sys
 
+from torpor.record import write_all
+
 _LENGTH_BYTES = 4
 _FRAME_MAX_BYTES = 1 << 20
 
@@ -14,8 +16,8 @@ class CutOffError(OSError):
 def send(source: int, stream: int) -> None:
     """Pass on what can be read from source, to its end. Raises OSError."""
     while piece := os.read(source, _FRAME_MAX_BYTES):
-        write(stream, len(piece).to_bytes(_LENGTH_BYTES, "big") + piece)
-    write(stream, bytes(_LENGTH_BYTES))
+        write_all(stream, len(piece).to_bytes(_LENGTH_BYTES, "big") + piece)
+    write_all(stream, bytes(_LENGTH_BYTES))
 
 
 def receive(stream: int, target: int) -> None:
@@ -23,7 +25,7 @@ def receive(stream: int, target: int) -> None:
     while length := int.from_bytes(read(stream, _LENGTH_BYTES), "big"):
         if length > _FRAME_MAX_BYTES:
             raise CutOffError(f"a frame of {length} bytes: it is not one")
-        write(target, read(stream, length))
+        write_all(target, read(stream, length))
 
 
 def read(stream: int, size: int) -> bytes:
@@ -45,10 +47,3 @@ def read_line(stream: int, limit: int = sys.maxsize) -> bytes:
             return bytes(found)
         found += byte
     return b""
-
-
-def write(stream: int, content: bytes) -> None:
-    """All of it. Raises OSError."""
-    view = memoryview(content)
-    while view:
-        view = view[os.write(stream, view) :]

@@ -8,6 +8,7 @@ from typing import Any
 from torpor import frames, json_shape, process, strict_json
 from torpor.errors import TorporError
 from torpor.json_shape import ShapeError
+from torpor.record import write_all
 
 _SSH = ("ssh", "-T", "-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=3")
 _REMOTE = ("torpor", "receive")
@@ -76,7 +77,7 @@ class Link:
     def tell(self, what: str, content: bytes = b"") -> None:
         """Say a word, and what belongs to it on a line of its own. Raises LinkError."""
         try:
-            frames.write(self._out, what.encode() + b"\n" + (content and content + b"\n"))
+            write_all(self._out, what.encode() + b"\n" + (content and content + b"\n"))
         except OSError as error:
             raise self._cut_off() from error
 
@@ -129,7 +130,7 @@ def parse(line: bytes, host: str) -> Message:
 
 def answer(say: str, **more: object) -> None:
     """Say it on standard output."""
-    frames.write(1, json.dumps({"say": say, **more}).encode("ascii") + b"\n")
+    write_all(1, json.dumps({"say": say, **more}).encode("ascii") + b"\n")
 
 
 def pumping(work: Callable[[], None], *, keep: tuple[int, ...]) -> process.Child:

@@ -241,9 +241,7 @@ def _say(work: "Callable[[int], str]", namespace: int, writer: int) -> "NoReturn
     try:
         itself = os.open("/proc/self", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         os.setns(namespace, os.CLONE_NEWNS)
-        said = memoryview(work(itself).encode())
-        while said:
-            said = said[os.write(writer, said) :]
+        record.write_all(writer, work(itself).encode())
         status = 0
     finally:
         os._exit(status)

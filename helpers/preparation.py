@@ -330,9 +330,7 @@ def _write(path: str, content: bytes) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
     try:
         os.fchmod(fd, 0o644)
-        view = memoryview(content)
-        while view:
-            view = view[os.write(fd, view) :]
+        record.write_all(fd, content)
     except OSError as error:
         raise record.naming(path, error, len(content)) from error
     finally:

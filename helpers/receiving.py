@@ -2,6 +2,7 @@
 
 import os
 
+from torpor import record
 from torpor.archive import Member
 from torpor.errors import TorporError
 from torpor.tarball import CHUNK_BYTES, Entry
@@ -28,9 +29,7 @@ def receive_file(member: Member, path: str) -> None:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             while piece := member.read(CHUNK_BYTES):
-                view = memoryview(piece)
-                while view:
-                    view = view[os.write(fd, view) :]
+                record.write_all(fd, piece)
         finally:
             os.close(fd)
     except OSError as error:

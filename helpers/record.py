@@ -135,12 +135,17 @@ def _replace(path: str, content: bytes, step: str, *, sync: bool) -> None:
         raise naming(path, error, len(content)) from error
 
 
+def write_all(fd: int, content: bytes) -> None:
+    """Write all of it, which write(2) need not do at once. Raises OSError."""
+    view = memoryview(content)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
 def _write(path: str, content: bytes, sync: bool) -> None:
     fd = _open_new(path)
     try:
-        view = memoryview(content)
-        while view:
-            view = view[os.write(fd, view) :]
+        write_all(fd, content)
         if sync:
             os.fsync(fd)
     finally:

@@ -11,6 +11,7 @@ from torpor.errors import TorporError
 from torpor.frames import CutOffError
 from torpor.link import LinkError
 from torpor.offer import Offer
+from torpor.record import write_all
 
 OFFER = Offer(
     form=offer.FORM,
@@ -77,15 +78,15 @@ def test_after_frames_the_stream_goes_on(sizes: list[int], pipe: tuple[int, int]
     reader, writer = os.pipe()
 
     def feed() -> None:
-        frames.write(feeder, content)
+        write_all(feeder, content)
 
     def send() -> None:
         frames.send(source, pipe[1])
-        frames.write(pipe[1], b"next\n")
+        write_all(pipe[1], b"next\n")
 
     def receive() -> None:
         frames.receive(pipe[0], writer)
-        frames.write(writer, b"|")
+        write_all(writer, b"|")
 
     fed = link.pumping(feed, keep=(feeder,))
     os.close(feeder)
