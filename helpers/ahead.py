@@ -11,20 +11,22 @@ import os
 from torpor import images, record
 from torpor.container import Container
 from torpor.errors import ImageError
-from torpor.images import Generation
+from torpor.images import AHEAD, PARENT, Generation
+from torpor.process import read_small
 
-_DIRECTORY = "ahead"
-LINK = "parent"  # CR_PARENT_LINK of CRIU
 _FORM = "ahead"
 
 
-def rounds(place: str) -> list[int]:
-    """Those in a directory, the first first."""
-    return images.numbers(place)
+def adopt(place: str, generation: Generation) -> str:
+    """Move the rounds at a place into a generation; the last one's path from its images.
 
-
-def in_generation(generation: Generation) -> str:
-    return f"{generation.path}/{_DIRECTORY}"
+    Empty where there are none.
+    """
+    numbers = images.numbers(place)
+    if not numbers:
+        return ""
+    os.rename(place, f"{generation.path}/{AHEAD}")
+    return f"../{AHEAD}/{numbers[-1]}"
 
 
 def offer(container: Container, pid: int) -> None:
@@ -42,44 +44,39 @@ def take(container: Container, generation: Generation, pid: int) -> str:
     if said is None:
         return ""
     os.unlink(container.ahead_path)
-    numbers = rounds(container.ahead_dir)
-    if not numbers or said != record.serialize(_FORM, [("init", _identity(pid))]):
+    if said != record.serialize(_FORM, [("init", _identity(pid))]):
         return ""
-    place = in_generation(generation)
-    os.rename(container.ahead_dir, place)
-    return f"../{_DIRECTORY}/{numbers[-1]}"
+    return adopt(container.ahead_dir, generation)
 
 
 def _identity(pid: int) -> str:
     """Tells a process from any other of this boot (proc_pid_stat(5))."""
-    with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
-        fields = file.read().rpartition(") ")[2].split()
-    return f"{pid} {fields[19]}"
+    started = read_small(f"/proc/{pid}/stat").rpartition(") ")[2].split()[19:20]
+    return f"{pid} {''.join(started)}"
 
 
-def link(place: str) -> None:
-    """Link each round to the one before."""
-    for before, number in zip(rounds(place), rounds(place)[1:], strict=False):
-        os.symlink(f"../{before}", f"{place}/{number}/{LINK}")
-
-
-def link_images(generation: Generation) -> None:
-    numbers = rounds(in_generation(generation))
-    if numbers:
-        os.symlink(f"../{_DIRECTORY}/{numbers[-1]}", f"{generation.images}/{LINK}")
+def link(generation: Generation) -> None:
+    """Link its images to the rounds, as CRIU does on the host where it makes them."""
+    for directory, target in _links(generation).items():
+        if target:
+            os.symlink(target, f"{directory}/{PARENT}")
 
 
 def require_linked(generation: Generation) -> None:
     """That CRIU finds the rounds, and nothing else. Raises ImageError."""
-    place = in_generation(generation)
-    numbers = rounds(place)
-    wanted = {f"{place}/{number}": f"../{number - 1}" for number in numbers[1:]}
-    if numbers != [*range(1, len(numbers) + 1)]:
-        raise ImageError(f"{place}: a round is missing")
-    wanted |= {generation.images: f"../{_DIRECTORY}/{len(numbers)}"} if numbers else {}
-    for directory in (generation.images, *(f"{place}/{number}" for number in numbers)):
-        if _target(f"{directory}/{LINK}") != wanted.get(directory, ""):
-            raise ImageError(f"{directory}/{LINK} does not lead to the round before")
+    for directory, target in _links(generation).items():
+        if _target(f"{directory}/{PARENT}") != target:
+            raise ImageError(f"{directory}/{PARENT} does not lead to the round before")
+
+
+def _links(generation: Generation) -> dict[str, str]:
+    """Where each directory of its images is to lead, empty where nowhere. Raises ImageError."""
+    rounds = generation.rounds()
+    if rounds != [f"{generation.path}/{AHEAD}/{at}" for at in range(1, len(rounds) + 1)]:
+        raise ImageError(f"{generation.path}/{AHEAD}: a round is missing")
+    before = [f"../{at}" if at else "" for at in range(len(rounds))]
+    last = f"../{AHEAD}/{len(rounds)}" if rounds else ""
+    return {generation.images: last, **dict(zip(rounds, before, strict=True))}
 
 
 def _target(path: str) -> str:

@@ -140,6 +140,12 @@ class Writer:
         if self._child.wait():
             raise self._failure()
 
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def close(self) -> None:
         """Give up what is not finished; repeatable."""
         if self._pipe >= 0:

@@ -143,9 +143,8 @@ class Arrival:
             elif member.path.startswith(f"{archive.VOLUMES}/"):
                 raise member.entry.error("is a volume of podman's, which does not travel")
         if self._wishes.ahead:
-            ahead.link(self._wishes.ahead)
-            os.rename(self._wishes.ahead, ahead.in_generation(generation))
-            ahead.link_images(generation)
+            ahead.adopt(self._wishes.ahead, generation)
+            ahead.link(generation)
         if not self._reader.is_ours:
             tree = self._tree(new)
             self._lay_tree(tree)

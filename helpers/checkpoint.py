@@ -166,7 +166,7 @@ class Dump:
     ) -> None:
         """Raise CheckpointError when the container can go on, ContainerLostError when it cannot.
 
-        only_memory: before the dump itself, for which CRIU does not ask whether to go on.
+        only_memory: before the dump itself; it runs on, and CRIU does not ask.
         """
         process.raise_open_files()
         channel = criu.Channel(self._container)
@@ -179,20 +179,20 @@ class Dump:
                 channel.environment(
                     self._cgroup, criu.configuration(self._container, [], self._tcp_lock)
                 ),
-                leave_running=leave_running and not only_memory,
+                leave_running=leave_running,
                 only_memory=only_memory,
                 keeps_connections=bool(self._tcp_lock),
                 within=self._vantage.place if self._vantage else "",
                 parent=self._parent,
             )
-            self._leave_running = leave_running
+            self._leave_running = leave_running or only_memory
             self._serve(channel, child, commit)
         finally:
             channel.close()
             if child is not None and child.poll() is None:
                 child.kill_tree()
         # After a commit, what CRIU did no longer counts; without one, only that counts.
-        done = child.status == 0 if leave_running else self._committed
+        done = child.status == 0 if self._leave_running else self._committed
         if not done:
             raise self._failure(child.status)
 

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 import torpor
@@ -36,6 +36,7 @@ from torpor.images import Generation, Manifest
 from torpor.last_rendering import Inputs
 from torpor.lease import Lease
 from torpor.peers import Origin
+from torpor.progress import Progress
 
 TREE, LAYER = "tree", "layer"  # of its root file system all travels, or what it has beyond an image
 Base = tuple[str, str]
@@ -313,5 +314,25 @@ def base_image(traveller: Traveller, said: str | None) -> Base:
 def total_bytes(traveller: Traveller, carried: Load) -> int:
     """What is to be sent now: not what went ahead."""
     files = traveller.manifest.files.items()
-    of_generation = sum(size for path, (_, size) in files if not path.startswith("ahead/"))
-    return sum(carried.sizes_bytes.values()) + of_generation
+    sent = (size for path, (_, size) in files if not path.startswith(f"{images.AHEAD}/"))
+    return sum(carried.sizes_bytes.values()) + sum(sent)
+
+
+def pack(
+    traveller: Traveller,
+    carried: Load,
+    base: Base,
+    fd: int,
+    *,
+    sign: Callable[[bytes], bytes] | None = None,
+    compressed: bool = True,
+) -> None:
+    """Write all of it to a descriptor, showing how far that is. Raises TorporError, OSError."""
+    size_bytes = total_bytes(traveller, carried)
+    said = header(traveller, base, size_bytes, is_signed=sign is not None)
+    with (
+        Progress(traveller.container.name, size_bytes) as progress,
+        Writer(fd, said, progress.advance, compressed=compressed) as writer,
+    ):
+        write(traveller, carried, base, writer)
+        writer.finish(sign)

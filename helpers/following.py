@@ -143,8 +143,9 @@ class _Pages:
         """Read what there is, and have the disk write it."""
         began = self.hash.size_bytes
         count = self.hash.read_on(self.fd)
-        for start, end in zeroes(self._buffer, began, count):
-            self._punch(start, end)
+        if self._can_punch:
+            for start, end in zeroes(self._buffer, began, count):
+                self._punch(start, end)
         self._unsynced_bytes += count
         if count and self._unsynced_bytes < _SYNC_BYTES:
             return True
@@ -160,8 +161,6 @@ class _Pages:
         Not all of them can, and ext4 before Linux 6.14 first writes them to the disk, with a lock
         that CRIU waits for: where that shows, they stay.
         """
-        if not self._can_punch:
-            return
         began_s = time.monotonic()
         try:
             fcntl.ioctl(self.fd, _PUNCH_HOLE, _SPACE.pack(0, os.SEEK_SET, start, end - start, 0, 0))

@@ -33,6 +33,8 @@ _AHEAD_BYTES = 64 << 20
 # What the start helper itself goes by, before the verdict on the rest.
 _READ_FIRST = ("config.json", "plan", "cgroups", "mounts", "network", "netns", "places")
 _STATISTICS = "stats-dump"  # as CRIU calls it
+AHEAD = "ahead"  # of rounds of copying before the dump
+PARENT = "parent"  # the link from images to those of the round before: CR_PARENT_LINK of CRIU
 # What an unreadable image gives; other errors are the host's, and may pass.
 _DAMAGE = (errno.EIO, errno.ENOENT, errno.ELOOP)
 
@@ -117,20 +119,18 @@ class Generation:
         except OSError:
             pass
 
-    @property
-    def images_ahead(self) -> list[str]:
-        """Directories of images that were made while it ran on; see ahead."""
-        place = f"{self.path}/ahead"
+    def rounds(self) -> list[str]:
+        """Directories of images that were made while it ran on, see ahead; few have any."""
+        place = f"{self.path}/{AHEAD}"
         return [f"{place}/{number}" for number in numbers(place)]
 
     def admit(self, gid: int) -> None:
         """Let a group of the host read the images."""
-        directories = [self.images, *self.images_ahead]
-        for directory in directories:
+        rounds = self.rounds()
+        for directory in (self.images, *rounds):
             for name in os.listdir(directory):
                 _give(f"{directory}/{name}", gid, 0o640)
-        above = [f"{self.path}/ahead"] if self.images_ahead else []
-        for directory in (*directories, *above, self.work):
+        for directory in (self.images, *rounds, *_above(rounds), self.work):
             _give(directory, gid, 0o750)
 
     def shut(self) -> list[str]:
@@ -139,9 +139,10 @@ class Generation:
         Returns warnings.
         """
         try:
-            if self.images_ahead:
-                _give(f"{self.path}/ahead", 0, 0o700)
-            for directory in (self.images, self.work, *self.images_ahead):
+            rounds = self.rounds()
+            for directory in _above(rounds):
+                _give(directory, 0, 0o700)
+            for directory in (self.images, self.work, *rounds):
                 _give(directory, 0, 0o700)
                 for name in os.listdir(directory):
                     _give(f"{directory}/{name}", 0, 0o600)
@@ -158,6 +159,11 @@ class Generation:
                 return sum(entry.stat(follow_symlinks=False).st_size for entry in entries)
         except OSError:
             return 0
+
+
+def _above(rounds: list[str]) -> list[str]:
+    """The directory that they are in, where there are any."""
+    return [os.path.dirname(rounds[0])] if rounds else []
 
 
 def _give(path: str, gid: int, mode: int) -> None:
@@ -254,10 +260,9 @@ def seal(
             found = begun.get(path) or Hash(buffer)
             _hash_durably(f"{generation.path}/{path}", found, read)
             files[path] = (found.hexdigest(), found.size_bytes)
-        for directory in (generation.images, *generation.images_ahead):
+        rounds = generation.rounds()
+        for directory in (generation.images, *rounds, *_above(rounds)):
             record.sync_directory(directory)
-        if generation.images_ahead:
-            record.sync_directory(f"{generation.path}/ahead")
 
     try:
         patience.aside(hash_all, progress, stall, lambda: (read.bytes, patience.disk_sign(device)))
@@ -291,11 +296,12 @@ def walk(generation: Generation) -> list[str]:
     g = generation
     optional = (g.plan, g.shm, g.cgroups, g.mounts, g.network, g.netns, g.places)
     beside = [path.rpartition("/")[2] for path in optional if os.path.lexists(path)]
+    rounds = g.rounds()
     images = [
         f"{directory.removeprefix(g.path)[1:]}/{name}"
-        for directory in (g.images, *g.images_ahead)
+        for directory in (g.images, *rounds)
         for name in os.listdir(directory)
-        if not (g.images_ahead and name == "parent")  # a link, see ahead
+        if not (rounds and name == PARENT)
     ]
     return ["config.json", *beside, *images]
 
@@ -371,7 +377,7 @@ class Verification:
         self._fault: ImageError | OSError | None = None
         for path, (_, size) in manifest.files.items():
             self._check_size(path, size)
-        if any(path.startswith("ahead/") for path in manifest.files):
+        if any(path.startswith(f"{AHEAD}/") for path in manifest.files):
             from torpor import ahead  # few have it
 
             ahead.require_linked(generation)

@@ -15,8 +15,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_DOWN = ("inactive", "failed")
-
 
 def require_free(container: Container, *, replaces: bool = False, comes_back: bool = False) -> None:
     """That nothing is lost when a container of this name comes. Raises TorporError.
@@ -38,7 +36,7 @@ def require_free(container: Container, *, replaces: bool = False, comes_back: bo
             f"there is a container {container.name} already: {there}",
             "import it under another name: NAME after FILE; or in its place: --replace",
         )
-    if Unit(container).active_state not in _DOWN:
+    if not Unit(container).is_down:
         raise TorporError(
             f"{container.name} is running", f"stop it first: torpor stop --fresh {container.name}"
         )

@@ -55,13 +55,11 @@ def load(container: Container) -> Leaving:
         raise RecordError(f"{path} lacks {error}") from error
 
 
-def stay(container: Container, why: str) -> State:
+def stay(container: Container, why: str) -> None:
     """It did not arrive, nor will it: it sleeps here as before."""
     current = state.read(container)
-    ready = current.become(state.READY, why, frozen_s=current.frozen_s)
-    state.write(container, ready)
+    state.write(container, current.become(state.READY, why, frozen_s=current.frozen_s))
     record.remove_durably(container.leaving_path)
-    return ready
 
 
 def go(container: Container, host: str) -> None:

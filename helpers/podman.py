@@ -1,10 +1,8 @@
 """A container of podman as a definition says it, as far as it can: for who moves from there."""
 
-import json
 import os
-from typing import Any
 
-from torpor import process
+from torpor import process, record, strict_json
 from torpor.container import STATE_ROOT
 from torpor.errors import TorporError
 from torpor.json_shape import ShapeError, a_list, a_text, an_object, texts
@@ -15,8 +13,6 @@ _SAVE_TIMEOUT_S = 1800.0
 # What an engine sets, and torpor too.
 _OF_ENGINES = ("PATH=", "HOSTNAME=", "HOME=", "TERM=", "container=")
 _BRIDGE = {"bridge": "torpor0", "subnet": "10.83.0.0/24"}
-
-Object = dict[str, Any]
 
 
 class Known:
@@ -60,17 +56,11 @@ class Known:
     def _program(self) -> list[Entry]:
         config = self._config
         entrypoint = config.get("Entrypoint")
-        first = (
-            [entrypoint]
-            if isinstance(entrypoint, str)
-            else a_list(entrypoint, "Entrypoint", a_text)
-        )
+        first = [entrypoint] if isinstance(entrypoint, str) else texts(config, "Entrypoint")
         command = [word for word in (*first, *texts(config, "Cmd")) if word]
         env = [one for one in texts(config, "Env") if not one.startswith(_OF_ENGINES)]
-        cwd, user = (
-            a_text(config.get("WorkingDir"), "WorkingDir"),
-            a_text(config.get("User"), "User"),
-        )
+        cwd = a_text(config.get("WorkingDir"), "WorkingDir")
+        user = a_text(config.get("User"), "User")
         host = a_text(config.get("Hostname"), "Hostname")
         signal = config.get("StopSignal")
         found = [
@@ -90,10 +80,8 @@ class Known:
     def _mounts(self) -> list[Entry]:
         found = []
         for one in a_list(self._said.get("Mounts"), "Mounts", an_object):
-            source, target = (
-                a_text(one.get("Source"), "Source"),
-                a_text(one.get("Destination"), "Destination"),
-            )
+            source = a_text(one.get("Source"), "Source")
+            target = a_text(one.get("Destination"), "Destination")
             kind = a_text(one.get("Type"), "Type")
             if kind == "volume":
                 self.notes.append(
@@ -154,7 +142,7 @@ def save_image(identity: str, name: str) -> str:
     place = f"{STATE_ROOT}/.podman/{name}"
     if os.path.lexists(place):
         raise TorporError(f"{place} is there already", f"if nothing needs it: rm -r {place}")
-    os.makedirs(os.path.dirname(place), 0o700, exist_ok=True)
+    record.make_directory(os.path.dirname(place))
     argv = ["podman", "save", "--quiet", "--format=oci-dir", f"--output={place}", identity]
     status, _ = process.output(argv, _SAVE_TIMEOUT_S)
     if status:
@@ -167,6 +155,6 @@ def _json(argv: list[str], problem: str) -> object:
     if status:
         raise TorporError(problem, "see: podman ps --all")
     try:
-        return json.loads(text)
+        return strict_json.parse(text.encode())
     except ValueError as error:
         raise TorporError(f"{argv[0]} said something that is not JSON: {error}") from error

@@ -48,7 +48,7 @@ class Rounds:
         if state.read(container).name not in (state.RUNNING, state.CONSUMED) or not cgroup.pids():
             raise TorporError(f"{container.name} does not run any more")
         checkpoint.preflight(container, cgroup)
-        number = len(ahead.rounds(container.ahead_dir)) + 1
+        number = len(images.numbers(container.ahead_dir)) + 1
         made = Round(container, number)
         try:
             made.dump(cgroup)
@@ -87,22 +87,19 @@ class Round(Generation):
         patience = Patience(self._container, STOPPING)
         dump = Dump(self._container, self, cgroup, lambda: None, patience, parent=parent)
         try:
-            dump.run(lambda: None, leave_running=True, only_memory=True)
+            dump.run(lambda: None, only_memory=True)
         finally:
             images.remove(self.work)
 
     def write(self, fd: int) -> None:
         """Send it as an archive. Raises TorporError."""
         facts: Facts = {"name": self._container.name, "round": str(self.number)}
-        writer = Writer(fd, facts, lambda _: None)
-        try:
+        with Writer(fd, facts, lambda _: None) as writer:
             writer.add_directory(IMAGES)
             for name in sorted(os.listdir(self.path)):
-                if name != ahead.LINK:
+                if name != images.PARENT:
                     self._add(writer, name)
             writer.finish(None)
-        finally:
-            writer.close()
 
     def _add(self, writer: Writer, name: str) -> None:
         reader = images.FileReader(f"{self.path}/{name}")

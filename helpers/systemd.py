@@ -29,6 +29,15 @@ class Unit:
         return str(self._unit.Unit.ActiveState.decode())
 
     @property
+    def runs(self) -> bool:
+        """Whether it was started, and nobody stops it."""
+        return self.active_state in ("active", "reloading", "refreshing")
+
+    @property
+    def is_down(self) -> bool:
+        return self.active_state in ("inactive", "failed")
+
+    @property
     def main_pid(self) -> int:
         """0 while it has none."""
         return int(self._unit.Service.MainPID)

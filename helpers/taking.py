@@ -43,7 +43,6 @@ _LOOK_S = 0.9  # between two looks whether the container is to stop
 _ORPHANS_S = 60.0
 _IN_ORDER = ("runc", "criu")
 _ORPHANS_TICK_S = 0.02
-_RUNS = ("active", "reloading", "refreshing")
 
 
 def take(container: Container, out: TextIO, *, forgets: bool = True) -> tuple[int, int]:
@@ -182,7 +181,7 @@ class _Taking:
         self._seal(self._take_at_last(cgroup, current))
 
     def _require_running(self) -> None:
-        if self._unit.active_state not in _RUNS:
+        if not self._unit.runs:
             raise TorporError(
                 f"{self._container.name} is not running: it has no moment to keep",
                 f"start it first: systemctl start {self._container.unit}",
@@ -194,7 +193,7 @@ class _Taking:
         if now_s - self._looked_s < _LOOK_S and not self._asked():
             return
         self._looked_s = now_s
-        if self._asked() or self._unit.active_state not in _RUNS:
+        if self._asked() or not self._unit.runs:
             self._given_up = StoppedError(
                 "given up: the container, or this, is to stop", exit_code=BusyError.exit_code
             )

@@ -82,5 +82,4 @@ def _after_rollback(container: Container, current: state.State) -> state.State:
 
 def _is_down(container: Container) -> bool:
     """Whether it does not run; only asked where there is a network that it would lose."""
-    down = ("inactive", "failed")
-    return networking.has_any(container) and Unit(container).active_state in down
+    return networking.has_any(container) and Unit(container).is_down

@@ -8,8 +8,6 @@ from torpor.container import Container
 from torpor.errors import TorporError
 from torpor.systemd import Unit
 
-_RUNS = ("active", "reloading")
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-u", "--user", metavar="UID[:GID]", help="who runs it; default: root")
@@ -25,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     container = Container(options.name)
     require_known(container)
-    if Unit(container).active_state not in _RUNS:
+    if not Unit(container).runs:
         raise TorporError(
             f"{container.name} does not run", f"start it: systemctl start {container.unit}"
         )

@@ -16,12 +16,10 @@ from torpor import (
     snapshots,
     taking,
 )
-from torpor.archive import Writer
 from torpor.container import Container
 from torpor.departure import Base, Kept, Sleeper, Traveller
 from torpor.errors import BusyError, TorporError
 from torpor.lock import Lock
-from torpor.progress import Progress
 from torpor.snapshots import Snapshot
 from torpor.talk import NOTICE, WARNING, mebibytes, say
 
@@ -91,7 +89,7 @@ def _drop(container: Container, number: int) -> None:
 
 def _export(traveller: Traveller, options: argparse.Namespace, deliver: Deliver) -> None:
     container = traveller.container
-    if traveller.generation.images_ahead:
+    if traveller.generation.rounds():
         raise TorporError(
             f"the memory of {container.name} is in several parts, made for a move that failed",
             f"wake it and put it to sleep again: systemctl start {container.unit}",
@@ -101,17 +99,11 @@ def _export(traveller: Traveller, options: argparse.Namespace, deliver: Deliver)
         say(f"{container.name}: the volume {name} is not its own, and stays here", WARNING)
     with departure.load(traveller) as carried:
         total_bytes = departure.total_bytes(traveller, carried)
-        header = departure.header(traveller, base, total_bytes, is_signed=bool(options.sign))
 
         def fill(fd: int) -> None:
-            with Progress(container.name, total_bytes) as progress:
-                compressed = not options.image  # which umoci compresses itself
-                writer = Writer(fd, header, progress.advance, compressed=compressed)
-                try:
-                    departure.write(traveller, carried, base, writer)
-                    writer.finish(_signer(options.sign))
-                finally:
-                    writer.close()
+            compressed = not options.image  # which umoci compresses itself
+            sign = _signer(options.sign)
+            departure.pack(traveller, carried, base, fd, sign=sign, compressed=compressed)
 
         deliver(traveller, base, fill)
     what = "generation" if isinstance(traveller, Sleeper) else "snapshot"

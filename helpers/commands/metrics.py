@@ -119,12 +119,7 @@ def _of_history(histories: dict[str, list[Transition]], now_s: float) -> Iterato
 
 def _last(histories: dict[str, list[Transition]]) -> Iterator[Metric]:
     for name, words, which, look in (
-        (
-            "container_sleep_seconds",
-            "How long it took to fall asleep.",
-            state.READY,
-            "took_s",
-        ),
+        ("container_sleep_seconds", "How long it took to fall asleep.", state.READY, "took_s"),
         ("container_frozen_seconds", "How long it stood still for that.", state.READY, "frozen_s"),
         ("container_wake_seconds", "How long it took to wake.", state.RUNNING, "took_s"),
     ):

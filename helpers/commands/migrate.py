@@ -20,7 +20,6 @@ from torpor import (
     process,
     state,
 )
-from torpor.archive import Writer
 from torpor.container import Container
 from torpor.departure import Sleeper
 from torpor.errors import TorporError
@@ -29,11 +28,9 @@ from torpor.leaving import Leaving
 from torpor.link import Link, LinkError
 from torpor.lock import Lock
 from torpor.offer import Offer
-from torpor.progress import Progress
 from torpor.systemd import Unit
 from torpor.talk import NOTICE, WARNING, mebibytes, say, warn
 
-_RUNS = ("active", "reloading", "refreshing")
 _ASK_AGAIN_S = (1.0, 2.0, 5.0, 10.0)
 _PUMP_S = 60.0
 _LITTLE_BYTES = 4 << 20  # not worth another round
@@ -95,7 +92,7 @@ def _in_order() -> Iterator[None]:
 
 
 def _move(container: Container, options: argparse.Namespace) -> int:
-    ran = Unit(container).active_state in _RUNS
+    ran = Unit(container).runs
     if options.pre_dump:
         precopy.require(options.pre_dump)
     offered = _offer(container, options, ran=ran)
@@ -202,19 +199,8 @@ def _send(container: Container, there: Link) -> int:
     base = departure.base_image(sleeper, None)
     with departure.load(sleeper) as carried:
         total_bytes = departure.total_bytes(sleeper, carried)
-        header = departure.header(sleeper, base, total_bytes, is_signed=False)
-
-        def write(fd: int) -> None:
-            with Progress(container.name, total_bytes) as progress:
-                writer = Writer(fd, header, progress.advance)
-                try:
-                    departure.write(sleeper, carried, base, writer)
-                    writer.finish(None)
-                finally:
-                    writer.close()
-
         there.tell(link.ARCHIVE)
-        _stream(there, write)
+        _stream(there, lambda fd: departure.pack(sleeper, carried, base, fd))
     there.hear(link.PREPARED)
     return total_bytes
 

@@ -10,8 +10,6 @@ from torpor.snapshots import Known
 from torpor.state import State
 from torpor.systemd import Unit
 
-_DOWN = ("inactive", "failed")
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="the container")
@@ -40,9 +38,10 @@ def run(options: argparse.Namespace) -> int:
 
 def _require_down(container: Container) -> None:
     runc.check_ours(container)
-    if (found := Unit(container).active_state) not in _DOWN:
+    unit = Unit(container)
+    if not unit.is_down:
         raise TorporError(
-            f"{container.name} is {found}: its files cannot be replaced below it",
+            f"{container.name} is {unit.active_state}: its files cannot be replaced below it",
             f"stop it first: systemctl stop {container.unit}; or add --stop",
         )
 
