@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 FREEZE_TIMEOUT_S = 20.0
 PAUSES_S = (0.02, 0.05, 0.1, 0.2, 0.4)  # between attempts at what passes; see criu.will_pass
+_SPAWN_S = 5.0  # in which a program that is being started begins
+_SPAWN_LOOK_S = 0.001
 _TICK_S = 1.0
 # Time for runc to leave after the commit: nothing depends on it any more.
 _LEAVE_S = 5.0
@@ -98,17 +100,51 @@ def freeze(cgroup: Cgroup, plan: Plan, limit: Patience) -> None:
     def timeout_s() -> float:
         return min(FREEZE_TIMEOUT_S, limit.limit_s)
 
-    began_s = time.monotonic()
-    try:
+    def at_once() -> None:
         if preparation.first(plan, preparation.INIT):
             from torpor import stillness  # for a systemd only
 
             stillness.freeze(cgroup, timeout_s)
         else:
             cgroup.freeze(timeout_s)
+
+    began_s = time.monotonic()
+    try:
+        _freeze_between_spawns(cgroup, at_once, lambda: min(_SPAWN_S, timeout_s()))
     except RuntimeFailedError:
         limit.spent_s += time.monotonic() - began_s
         raise
+
+
+def _freeze_between_spawns(
+    cgroup: Cgroup, freeze_at_once: "Callable[[], None]", patience_s: "Callable[[], float]"
+) -> None:
+    """Freeze it while nobody waits in vfork(2) for a program that is frozen before it begins.
+
+    CRIU cannot take hold of who waits there (state D, wait_for_vfork_done() in the kernel).
+    patience_s is asked only where somebody does.
+    """
+    deadline_s = 0.0
+    while True:
+        freeze_at_once()
+        waiting = _in_vfork(cgroup)
+        if not waiting:
+            return
+        cgroup.thaw()
+        deadline_s = deadline_s or time.monotonic() + patience_s()
+        while _in_vfork(cgroup) and time.monotonic() < deadline_s:
+            time.sleep(_SPAWN_LOOK_S)
+        if time.monotonic() > deadline_s:
+            raise RuntimeFailedError(
+                f"process {waiting} ({process.name(waiting)}) waits in vfork(2) for a program "
+                "that does not begin, and CRIU cannot take hold of it",
+                "stop it when that is over",
+            )
+
+
+def _in_vfork(cgroup: Cgroup) -> int:
+    """A process of it that waits so; 0 where none does."""
+    return next((pid for pid in cgroup.pids() if process.run_state(pid) == "D"), 0)
 
 
 def _require_no_segment(pids: list[int]) -> None:

@@ -272,7 +272,12 @@ def any_named(comm: str) -> bool:
 
 
 def _lives_as(pid: int, comm: str) -> bool:
-    return name(pid) == comm and ") Z " not in read_small(f"/proc/{pid}/stat")
+    return name(pid) == comm and run_state(pid) != "Z"
+
+
+def run_state(pid: int) -> str:
+    """R, S, D, Z ... (proc_pid_stat(5)); empty for one that is gone."""
+    return read_small(f"/proc/{pid}/stat").rpartition(") ")[2][:1]
 
 
 def _listdir(path: str) -> list[str]:

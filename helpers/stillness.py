@@ -21,30 +21,10 @@ _RECEIVERS = ("systemd", "systemd-journal", "dbus-daemon", "dbus-broker", "rsysl
 _PATIENCE_S = 0.3
 _LOOK_S = 0.002
 _LOOKS = 3  # so many times in a row all receivers must be found waiting
-_TRIES = 20  # to freeze while nobody is starting a program
-_PAUSE_S = 0.1
 
 
 def freeze(cgroup: Cgroup, timeout_s: "Callable[[], float]") -> None:
-    """As Cgroup.freeze(), after its senders. Raises RuntimeFailedError; then nothing is frozen.
-
-    Who starts a program meanwhile, in a cgroup that is frozen already, waits for it in vfork(2),
-    where CRIU cannot take hold of it: then it is let go on, and frozen again.
-    """
-    for _ in range(_TRIES):
-        _freeze(cgroup, timeout_s)
-        if not any(map(_hangs, cgroup.pids())):
-            return
-        cgroup.thaw()
-        time.sleep(_PAUSE_S)
-    _freeze(cgroup, timeout_s)
-
-
-def _hangs(pid: int) -> bool:
-    return read_small(f"/proc/{pid}/stat").rpartition(") ")[2][:1] == "D"
-
-
-def _freeze(cgroup: Cgroup, timeout_s: "Callable[[], float]") -> None:
+    """As Cgroup.freeze(), after its senders. Raises RuntimeFailedError; then nothing is frozen."""
     receivers, senders = _parties(cgroup.path)
     try:
         for directory in senders:
@@ -87,8 +67,8 @@ def _await_stillness(pids: list[int]) -> None:
 
 
 def _waits(pid: int) -> bool:
-    """Whether it sleeps, or has ended (proc_pid_stat(5))."""
-    return read_small(f"/proc/{pid}/stat").rpartition(") ")[2][:1] in ("S", "", "Z", "X")
+    """Whether it sleeps, or has ended."""
+    return process.run_state(pid) in ("S", "", "Z", "X")
 
 
 def _write(directory: str, value: str) -> None:

@@ -20,6 +20,23 @@ from containers import (
 from cycle import running
 from machine import Machine
 
+# Nearly always waits in vfork(2), which a dump has to find a moment without.
+SPAWNER = r"""
+#include <stdio.h>
+#include <sys/wait.h>
+#include <unistd.h>
+int main(void) {
+    setvbuf(stdout, NULL, _IOLBF, 0);
+    for (unsigned long i = 1;; i++) {
+        printf("count %lu\n", i);
+        pid_t child = vfork();
+        if (!child) { usleep(80000); _exit(0); }
+        waitpid(child, NULL, 0);
+        usleep(10000);
+    }
+}
+"""
+
 
 @pytest.fixture
 def counter(machine: Machine) -> Iterator[Container]:
@@ -258,3 +275,19 @@ def test_redis_without_persistence_keeps_100000_keys(machine: Machine) -> None:
         assert ask("EVAL", REDIS_CHECK, "0", "100000") == "100000"
     finally:
         redis.remove()
+
+
+def test_who_starts_programs_all_the_time_sleeps_between_two(counter: Container) -> None:
+    machine = counter.machine
+    machine.write("/srv/spawner.c", SPAWNER)
+    machine.run("gcc", "-O1", "-w", "-static", "-o", f"{BUSYBOX}/bin/spawner", "/srv/spawner.c")
+    counter.define(rootfs=BUSYBOX, command=["/bin/spawner"])
+    counter.start()
+    for _ in range(5):
+        time.sleep(0.3)
+        counter.stop()
+        assert counter.state() == "READY", counter.journal()
+        counter.start()
+        assert counter.property("StatusText").startswith("restored"), counter.journal()
+    time.sleep(0.3)
+    assert without_gap(counter.numbers())
