@@ -127,6 +127,10 @@ class Container:
         self.stop()
         self.start()
 
+    def settle(self) -> None:
+        """Wait for what a start does once the container runs: it removes images last."""
+        self.machine.run("flock", f"/run/torpor/.locks/{self.name}", "true")
+
     def property(self, name: str) -> str:
         """A property of the unit, as systemctl show prints it."""
         return self.machine.run("systemctl", "show", "-P", name, self.unit).stdout.strip()

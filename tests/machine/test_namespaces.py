@@ -54,15 +54,19 @@ def mounted(*containers: Container) -> str:
     return "".join(run("sh", "-c", MOUNTED, "sh", one.name).stdout for one in containers)
 
 
+def wake(joiner: Container) -> None:
+    """Start it; in a pid namespace that they share the giver may have one of its ids just then."""
+    for _ in range(ATTEMPTS):
+        if joiner.systemctl("start", check=False) == 0:
+            return
+
+
 def cycle(giver: Container, joiner: Container) -> None:
     """Both fall asleep, the joiner first, and wake."""
     giver.stop()
     assert (joiner.state(), giver.state()) == ("READY", "READY"), joiner.journal()
     assert mounted(giver, joiner) == ""
-    # In a pid namespace that they share the giver may have one of the joiner's ids at this moment.
-    for _ in range(ATTEMPTS):
-        if joiner.systemctl("start", check=False) == 0:
-            break
+    wake(joiner)
     for one in (giver, joiner):
         assert one.property("StatusText").startswith("restored"), one.journal()
         assert without_gap(one.numbers())
@@ -176,7 +180,7 @@ def test_a_sleeping_joiner_wakes_beside_a_giver_that_began_afresh(
     time.sleep(0.2)
     giver.machine.run("torpor", "stop", "--fresh", giver.name)
     assert joiner.state() == "READY"
-    joiner.start()
+    wake(joiner)
     assert joiner.property("StatusText").startswith("restored"), joiner.journal()
     assert inode(joiner, kind) == inode(giver, kind)
     time.sleep(0.2)

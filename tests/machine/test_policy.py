@@ -114,8 +114,8 @@ def test_another_rootfs_in_the_same_place_starts_fresh(counter: Container) -> No
 def test_keep_keeps_past_generations(counter: Container) -> None:
     counter.define(rootfs=BUSYBOX, command=COMMAND, checkpoint={"keep": 2})
     for _ in range(3):
-        counter.stop()
-        counter.start()
+        counter.sleep_and_wake()
+    counter.settle()
     kept = counter.machine.run("ls", f"/var/lib/torpor/{counter.name}/generations").stdout
     assert kept.split() == ["3"]
     counter.stop()

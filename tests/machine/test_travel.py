@@ -357,7 +357,7 @@ def test_a_container_is_replaced_only_when_that_is_said(small: Container) -> Non
     assert "there is a container small already" in refused(machine, "--trust", ARCHIVE)
     assert "small" in refused(machine, "--trust", ARCHIVE, "small")
     small.start()
-    machine.run("flock", "/run/torpor/.locks/small", "true")  # it removes its images last
+    small.settle()
     assert "is running" in refused(machine, "--trust", "--replace", ARCHIVE)
     machine.run("torpor", "stop", "--fresh", "small")
     assert small.state() == "EXITED"
