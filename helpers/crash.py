@@ -2,7 +2,7 @@
 
 import time
 
-from torpor import notify, preparation, rollback, snapshots
+from torpor import events, notify, preparation, rollback, snapshots
 from torpor.container import Container
 from torpor.last_rendering import Inputs
 from torpor.state import State
@@ -30,6 +30,6 @@ def answer(container: Container, inputs: Inputs, current: State) -> State:
     snapshots.note_answer(container, newest.number, now_s)
     warn(container.name, preparation.undo(container))  # a rendering may have mounted its files
     why = f"it crashed ({current.reason}): back to snapshot {newest.number}"
-    say(f"{container.name}: {why}", WARNING)
+    events.tell(events.WENT_BACK, container, why, generation=newest.number)
     progress = notify.Progress(f"going back to snapshot {newest.number}")
     return rollback.go_back(container, newest, inputs, current, why, progress)

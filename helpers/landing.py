@@ -2,7 +2,7 @@
 
 import os
 
-from torpor import atomic_directory, fault, networking, record, state
+from torpor import atomic_directory, events, fault, networking, record, state
 from torpor.archive import Reader
 from torpor.arrival import Arrival, Arriving
 from torpor.container import Container
@@ -69,6 +69,8 @@ def land(
                 container.state_dir, lambda new: place.take(arrival, new), agree
             )
             place.define(arrival.text)
+    number = state.read(container).generation
+    events.note(events.ARRIVED, container, "it arrived, and sleeps", generation=number)
     warn(container.name, [*arrival.warnings, *networking.leave(container)])
 
 

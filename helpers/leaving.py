@@ -7,7 +7,7 @@ whether it arrived. So at no time both may start it, and at no time neither has 
 
 from dataclasses import dataclass
 
-from torpor import fault, images, networking, record, state
+from torpor import events, fault, images, networking, record, state
 from torpor.container import Container
 from torpor.errors import RecordError, TorporError
 from torpor.state import State
@@ -67,6 +67,7 @@ def go(container: Container, host: str) -> None:
     moved = state.read(container).become(state.MOVED, f"moved to {host}")
     state.write(container, moved)
     fault.point("moved")
+    events.note(events.MOVED, container, moved.reason, generation=moved.generation)
     warn(container.name, networking.leave(container))
     for number in images.generations(container):
         images.remove(container.generation_dir(number))

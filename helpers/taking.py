@@ -14,6 +14,7 @@ from torpor import (
     checkpoint,
     commit,
     criu,
+    events,
     images,
     last_rendering,
     payload,
@@ -259,12 +260,19 @@ class _Taking:
         except BaseException:
             self._drop(snapshot)
             raise
-        took = time.monotonic() - self._began_s
-        print(
-            f"{self._container.name}: snapshot {snapshot.number}: "
+        took_s = time.monotonic() - self._began_s
+        events.tell(
+            events.SNAPSHOT,
+            self._container,
+            f"snapshot {snapshot.number}: "
             f"{mebibytes(manifest.size_bytes)} of memory, {mebibytes(files_bytes)} of files, "
-            f"frozen {taken.frozen_s:.2f} s, in {took:.2f} s",
-            file=self._out,
+            f"frozen {taken.frozen_s:.2f} s, in {took_s:.2f} s",
+            generation=snapshot.number,
+            out=self._out,
+            image_bytes=manifest.size_bytes,
+            files_bytes=files_bytes,
+            frozen_s=taken.frozen_s,
+            took_s=took_s,
         )
         for one in capture.shared(self._container, taken.plan):
             print(f"{self._container.name}: not in it: {one}", file=self._out)

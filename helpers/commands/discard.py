@@ -3,7 +3,7 @@
 import argparse
 import os
 
-from torpor import fault, images, networking, state
+from torpor import events, fault, images, networking, state
 from torpor.container import Container
 from torpor.errors import RecordError, TorporError
 from torpor.lock import Lock
@@ -63,6 +63,8 @@ def forget(container: Container) -> bool:
         discarded = current.become(state.NONE, "discarded by hand", generation=newest)
         state.write(container, discarded)
         fault.point("discarded")
+        why = "its memory was discarded by hand"
+        events.note(events.DISCARDED, container, why, generation=newest)
     if had_memory or _is_down(container):
         warn(container.name, networking.leave(container))
     for number in images.generations(container):

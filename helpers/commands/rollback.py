@@ -2,7 +2,7 @@
 
 import argparse
 
-from torpor import leaving, process, rendering, rollback, runc, snapshots, state
+from torpor import events, leaving, process, rendering, rollback, runc, snapshots, state
 from torpor.container import Container
 from torpor.errors import RecordError, TorporError
 from torpor.lock import Lock
@@ -54,6 +54,7 @@ def _go_back(container: Container, wanted: int | None) -> None:
     inputs = rendering.inputs_of_today(container)
     why = f"rolled back to snapshot {known.number}"
     ready = rollback.go_back(container, known, inputs, current, why, lambda: None)
+    events.note(events.WENT_BACK, container, why, generation=known.number)
     had = current.name in state.RESTORABLE
     instead = f"; generation {current.generation}, in which it slept, is void" if had else ""
     print(

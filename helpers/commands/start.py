@@ -9,6 +9,7 @@ import sys
 
 from torpor import (
     dynmods,
+    events,
     exec_fifo,
     fault,
     hierarchy,
@@ -128,7 +129,8 @@ def _read_state(container: Container) -> state.State:
         newest = max(images.generations(container), default=0)
         if newest:
             images.set_aside(container, newest)
-        say(f"{container.name}: {error}: its images are not believed", WARNING)
+        why = f"{error}: its images are not believed"
+        events.tell(events.SET_ASIDE, container, why, generation=newest)
         unknown = state.State(generation=newest).become(state.NONE, str(error))
         state.write(container, unknown)
         return unknown
@@ -172,6 +174,7 @@ def _begin(
     try:
         ready = ["READY=1", f"STATUS=started fresh{why}"]
         launch(container, cgroup, plan, inputs, network, ready)
+        events.tell(events.STARTED, container, f"started fresh{why}")
         fault.point("started")
     except (TorporError, OSError):
         warn(container.name, payload.clear(container, cgroup))

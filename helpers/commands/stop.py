@@ -10,6 +10,7 @@ import time
 from torpor import (
     checkpoint,
     criu,
+    events,
     fault,
     images,
     jobs,
@@ -39,7 +40,7 @@ from torpor.lock import Lock
 from torpor.patience import STOPPING, Patience, Stall, aside
 from torpor.placeholder import Placeholder
 from torpor.preparation import Plan
-from torpor.talk import NOTICE, WARNING, mebibytes, report, say, say_fault, warn
+from torpor.talk import NOTICE, WARNING, mebibytes, report, say, warn
 from torpor.turns import Turn
 from torpor.vantage import Vantage
 
@@ -63,6 +64,9 @@ def main(question: jobs.Question | None) -> None:
                 stop.run()
             finally:
                 stop.release()
+    except ContainerLostError as error:
+        events.tell(events.LOST, container, error.message, hint=error.hint)
+        os._exit(error.exit_code)
     except Exception as error:
         os._exit(report(name, error))
     os._exit(0)
@@ -95,16 +99,20 @@ class _Stop:
             except ContainerLostError:
                 raise
             except Exception as error:
-                hint = getattr(error, "hint", "")
-                say_fault(
-                    self._container.name,
-                    f"cannot checkpoint: {error}",
-                    f"{hint}\nit is stopped without sleeping, and will start fresh".strip(),
-                )
+                self._not_checkpointed(error)
             else:
                 self._asleep(inputs, generation, commit)
                 return
         self._end(inputs, cause)
+
+    def _not_checkpointed(self, error: Exception) -> None:
+        hint = getattr(error, "hint", "")
+        events.tell(
+            events.NOT_CHECKPOINTED,
+            self._container,
+            f"cannot checkpoint: {error}",
+            hint=f"{hint}\nit is stopped without sleeping, and will start fresh".strip(),
+        )
 
     def _inputs(self) -> Inputs:
         """As they are now, unless the rootfs or what else they are made from does not answer."""
@@ -185,11 +193,20 @@ class _Stop:
             self._clear()
         except (TorporError, OSError) as error:
             say(f"{container.name}: asleep, but not all is cleaned up: {error}", WARNING)
+        took_s = time.monotonic() - self._began_s
         text = (
             f"generation {generation.number}, {mebibytes(commit.size_bytes)}, "
-            f"frozen {commit.frozen_s:.2f} s, in {time.monotonic() - self._began_s:.2f} s"
+            f"frozen {commit.frozen_s:.2f} s, in {took_s:.2f} s"
         )
-        say(f"{container.name}: asleep: {text}", NOTICE)
+        events.tell(
+            events.ASLEEP,
+            container,
+            f"asleep: {text}",
+            generation=generation.number,
+            image_bytes=commit.size_bytes,
+            frozen_s=commit.frozen_s,
+            took_s=took_s,
+        )
         notify.status(f"asleep: {text}")
 
     def _dump(

@@ -10,6 +10,7 @@ import time
 from torpor import (
     cgroup_tree,
     criu,
+    events,
     fault,
     images,
     last_rendering,
@@ -43,7 +44,7 @@ from torpor.networking import Network
 from torpor.patience import STARTING, Patience, Stall
 from torpor.preparation import Plan
 from torpor.restore import Restore
-from torpor.talk import NOTICE, WARNING, mebibytes, say, say_fault, warn
+from torpor.talk import NOTICE, WARNING, mebibytes, say, warn
 from torpor.turns import Turn
 
 TYPE_CHECKING = False
@@ -273,8 +274,8 @@ def _restore(
     network.release()
     # Not before all is restored: CRIU is in that cgroup, and needs more than what it restores.
     warn(container.name, cgroups.limit(cgroup) + limits.settle(cgroup, inputs.limits))
-    took = f"{size}, in {time.monotonic() - began_s:.2f} s"
-    text = f"restored generation {number}, {took}"
+    took_s = time.monotonic() - began_s
+    text = f"restored generation {number}, {size}, in {took_s:.2f} s"
     warn(container.name, payload.make_known(container, pid, inputs))
     if preparation.first(sleeper.plan, preparation.INIT):
         _refresh(cgroup, pid)
@@ -282,7 +283,14 @@ def _restore(
     cgroup.thaw()
     if stop_asked():  # too late to sleep on; systemd asked the helper, and will not ask again
         os.kill(pid, inputs.stop_signal)
-    say(f"{container.name}: {text}", NOTICE)
+    events.tell(
+        events.AWAKE,
+        container,
+        text,
+        generation=number,
+        image_bytes=sleeper.verification.size_bytes,
+        took_s=took_s,
+    )
     try:
         running = restoring.become(state.RUNNING, f"woke from generation {number}")
         state.write(container, running, size_bytes=sleeper.verification.size_bytes)
@@ -351,7 +359,13 @@ def _admit_owner(generation: Generation, inputs: Inputs) -> None:
 def _failed(container: Container, inputs: Inputs, error: TorporError) -> str:
     """A restore failed before the container's code could run, or nobody can tell any more."""
     current = state.read(container)
-    say_fault(container.name, f"cannot restore: {error.message}", error.hint)
+    events.tell(
+        events.NOT_RESTORED,
+        container,
+        f"cannot restore: {error.message}",
+        generation=current.generation,
+        hint=error.hint,
+    )
     if current.name == state.CONSUMED:
         return _damaged(container, inputs, current, "the restore failed after its memory was used")
     if isinstance(error, ImageError) or inputs.start_fresh:
@@ -384,7 +398,8 @@ def _damaged(container: Container, inputs: Inputs, current: state.State, why: st
     kept = f"; its images are kept aside in {place}" if place else ""
     if inputs.start_fresh:
         state.write(container, current.become(state.NONE, f"generation {number}: {why}"))
-        say(f"{container.name}: generation {number} is not restored{kept}", WARNING)
+        text = f"generation {number} is not restored{kept}"
+        events.tell(events.SET_ASIDE, container, text, generation=number)
         return f"generation {number} was not restored: {why}"
     state.write(container, current.become(state.DAMAGED, why))
     raise ImageError(
@@ -398,5 +413,6 @@ def _outdated(container: Container, current: state.State, changed: str) -> str:
     place = images.set_aside(container, number)
     why = f"the {changed} changed after generation {number} was taken"
     state.write(container, current.become(state.NONE, why))
-    say(f"{container.name}: {why}: starting fresh; its images are kept aside in {place}", WARNING)
+    text = f"{why}: starting fresh; its images are kept aside in {place}"
+    events.tell(events.SET_ASIDE, container, text, generation=number)
     return why

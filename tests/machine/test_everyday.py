@@ -10,6 +10,7 @@ import pytest
 from containers import BUSYBOX, COUNTER, Container, make_busybox
 from inside import CommandFailed
 from machine import Machine
+from torpor import events
 
 NAME = "daily"
 
@@ -200,3 +201,41 @@ def test_one_of_podmans_is_taken_over(machine: Machine) -> None:
         container.remove()
         machine.run("podman", "system", "reset", "--force", check=False)
         machine.run("rm", "-rf", "/srv/taken", "/var/lib/torpor/.podman")
+
+
+def entries(machine: Machine, event: events.Event, **fields: str) -> list[dict[str, str]]:
+    """What the journal has of an event."""
+    words = [f"MESSAGE_ID={event[0]}", *(f"{key}={value}" for key, value in fields.items())]
+    machine.run("journalctl", "--sync")
+    said = machine.run("journalctl", "-o", "json", "--all", *words).stdout
+    return [json.loads(line) for line in said.splitlines()]
+
+
+def test_programs_find_in_the_journal_what_became_of_a_container(daily: Container) -> None:
+    machine = daily.machine
+    time.sleep(0.2)
+    daily.sleep_and_wake()
+    machine.run("torpor", "snapshot", NAME)
+    asleep = entries(machine, events.ASLEEP, TORPOR_NAME=NAME)[-1]
+    assert asleep["TORPOR_GENERATION"] == "1"
+    assert int(asleep["TORPOR_IMAGE_BYTES"]) > 1 << 15
+    assert 0 < int(asleep["TORPOR_FROZEN_USEC"]) < int(asleep["TORPOR_TOOK_USEC"])
+    assert (asleep["_SYSTEMD_UNIT"], asleep["SYSLOG_IDENTIFIER"]) == (daily.unit + ".service", NAME)
+    assert entries(machine, events.STARTED, TORPOR_NAME=NAME)
+    awake = entries(machine, events.AWAKE, TORPOR_NAME=NAME)[-1]
+    assert awake["MESSAGE"].startswith(f"{NAME}: restored generation 1, ")
+    taken = entries(machine, events.SNAPSHOT, TORPOR_GENERATION="2")[-1]
+    assert taken["TORPOR_NAME"] == NAME
+    assert f"{NAME}: snapshot 2: " in daily.journal()
+
+
+def test_the_journal_explains_and_has_what_the_container_says_by_its_name(daily: Container) -> None:
+    machine = daily.machine
+    time.sleep(0.2)
+    daily.stop()
+    machine.run("journalctl", "--sync")
+    said = machine.run("journalctl", "-x", "--no-pager", f"TORPOR_NAME={NAME}").stdout
+    assert "count 1" in said
+    assert f"Subject: Container {NAME} fell asleep" in said
+    assert f"systemctl start torpor@{NAME}\n" in said
+    assert f"torpor inspect {NAME}\n" in said
