@@ -4,12 +4,13 @@ PYTHON = /usr/bin/python3
 VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' helpers/__init__.py)
 DEB = dist/torpor_$(VERSION)_all.deb
 WHEEL = dist/torpor-$(VERSION)-py3-none-any.whl
+RPM = dist/torpor-$(VERSION)-1.noarch.rpm
 
 MACHINES = 2# at once
 
 HOST_PACKAGES = tests/machine/host-packages
-DEB_PACKAGES = dpkg-dev debhelper dh-python pybuild-plugin-pyproject python3-all python3-setuptools \
-	python3-wheel go-md2man lintian
+DEB_PACKAGES = dpkg-dev debhelper dh-python go-md2man lintian
+RPM_PACKAGES = rpm go-md2man
 WHEEL_PACKAGES = python3-build python3-setuptools python3-wheel
 LINT_PACKAGES = python3-venv
 TEST_PACKAGES = python3-pytest python3-pytest-xdist python3-pytest-timeout
@@ -18,7 +19,7 @@ UNIT_PACKAGES = $(TEST_PACKAGES) python3-pyroute2 python3-pystemd python3-prctl 
 
 # What is installed, and so what a package depends on.
 TREES = helpers hooks units packaging
-PARTS = $(wildcard $(TREES) setup.cfg pyproject.toml README.md LICENSE)
+PARTS = $(wildcard $(TREES) setup.cfg pyproject.toml README.md LICENSE Makefile)
 SOURCES := $(shell find $(PARTS) -name __pycache__ -prune -o -type f -print)
 # Directories too: a file that was removed changes them.
 FOLDERS := $(shell find $(wildcard $(TREES)) -name __pycache__ -prune -o -type d -print)
@@ -39,7 +40,7 @@ export PYTHONDONTWRITEBYTECODE = 1
 export PATH := /usr/sbin:/usr/bin:/sbin:/bin:$(PATH)
 
 .DEFAULT_GOAL = help
-.PHONY: help deb wheel machine shell demo test test-unit fuzz test-machine test-vm test-kills \
+.PHONY: help deb rpm wheel install uninstall machine shell demo test test-unit fuzz test-machine test-vm test-kills \
 	bench bench-network lint clean
 .DELETE_ON_ERROR:
 
@@ -47,7 +48,8 @@ help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
 
 deb: $(DEB) ## Debian package, in dist/
-wheel: $(WHEEL) ## Python wheel, in dist/
+rpm: $(RPM) ## RPM package, in dist/
+wheel: $(WHEEL) ## Python wheel of the library and the command, in dist/
 
 $(DEB): $(SOURCES) $(FOLDERS)
 	@$(HOST_PACKAGES) $(DEB_PACKAGES)
@@ -61,12 +63,89 @@ $(DEB): $(SOURCES) $(FOLDERS)
 	mv build/deb/torpor_$(VERSION)_all.deb $@
 	touch $@
 
+$(RPM): $(SOURCES) $(FOLDERS)
+	@$(HOST_PACKAGES) $(RPM_PACKAGES)
+	$(call stage,build/rpm/torpor-$(VERSION))
+	tar -C build/rpm -czf build/rpm/torpor-$(VERSION).tar.gz torpor-$(VERSION)
+	@# --nodeps: what the specification needs is named as Fedora does.
+	cd build/rpm && rpmbuild -bb --nodeps --define "_topdir $$PWD" --define "_sourcedir $$PWD" \
+		torpor-$(VERSION)/packaging/torpor.spec >../rpm.log 2>&1 || { tail -n 40 ../rpm.log; exit 1; }
+	mv build/rpm/RPMS/noarch/torpor-$(VERSION)-1*.noarch.rpm $@
+	touch $@
+
 $(WHEEL): $(SOURCES) $(FOLDERS)
 	@$(HOST_PACKAGES) $(WHEEL_PACKAGES)
 	$(call stage,build/wheel)
 	cd build/wheel && $(PYTHON) -m build --no-isolation --wheel --outdir $(CURDIR)/dist >../wheel.log 2>&1 || \
 		{ tail -n 40 ../wheel.log; exit 1; }
 	touch $@
+
+# What is installed where: by `make install`, and so in both packages. Files name others by their
+# places below /usr, which are replaced.
+PREFIX = /usr/local
+BINDIR = $(PREFIX)/bin
+LIBEXECDIR = $(PREFIX)/libexec
+DATADIR = $(PREFIX)/share
+SYSTEMDDIR = $(PREFIX)/lib/systemd
+PYTHONDIR = $(PREFIX)/lib/python3/dist-packages
+# Where the Python packages that torpor needs are, too.
+PYTHONPATHS = $(PYTHONDIR) /usr/lib/python3/dist-packages
+# Those of /usr/local are read by nobody.
+HOOKSDIR = $(if $(filter /usr,$(PREFIX)),/usr/share,/etc)/containers/oci/hooks.d
+ZSHDIR = $(DATADIR)/zsh/site-functions
+
+# go-md2man reads the Markdown that the manual pages of runc and podman are written in, and is
+# kept by their people; pandoc would do, at a hundred times the size. In a table it begins a new
+# line behind a cell that is a paragraph, where tbl(1) wants a tab, and leaves the columns wider
+# than the page.
+MAN = go-md2man | sed -z 's/T}\n\t/T}\t/g; s/\nl l l \nl l l \.\n/\nl lx lx.\n/g'
+
+comma := ,
+empty :=
+space := $(empty) $(empty)
+quoted = $(subst $(space),$(comma) ,$(foreach word,$(1),"$(word)"))
+unique = $(if $(1),$(firstword $(1)) $(call unique,$(filter-out $(firstword $(1)),$(1))))
+REPLACED = sed -e 's|/usr/libexec/torpor|$(LIBEXECDIR)/torpor|g' -e 's|/usr/share/torpor|$(DATADIR)/torpor|g' \
+	-e 's|/usr/share/doc/torpor|$(DATADIR)/doc/torpor|g' -e 's|/usr/bin/torpor|$(BINDIR)/torpor|g' \
+	-e 's,^\(\#!\|.*exec \)/usr/bin/python3,\1$(PYTHON),' \
+	-e 's|"/usr/lib/python3/dist-packages"|$(call quoted,$(call unique,$(PYTHONPATHS)))|'
+
+# $(call put,MODE,DIRECTORY,FILES[,FILTER])
+define put
+	@install -d "$(DESTDIR)$(2)"
+	@for file in $(3); do to="$(DESTDIR)$(2)/$${file##*/}"; $(if $(4),to=$${to%.md};) \
+		<"$$file" $(REPLACED) $(if $(4),| $(4)) >"$$to" && chmod $(1) "$$to" || exit; done
+
+endef
+
+install: ## all of it, without a package: DESTDIR= PREFIX=/usr/local
+	@command -v go-md2man >/dev/null || { echo "the manual pages need go-md2man, a package" >&2; exit 1; }
+	$(call put,644,$(PYTHONDIR)/torpor,helpers/*.py)
+	$(call put,644,$(PYTHONDIR)/torpor/commands,helpers/commands/*.py)
+	$(call put,644,$(PYTHONDIR)/torpor/hooks,hooks/*.py)
+	$(call put,755,$(BINDIR),packaging/bin/*)
+	$(call put,755,$(LIBEXECDIR)/torpor,$(filter-out %/hooks,$(wildcard packaging/libexec/*)))
+	$(call put,755,$(LIBEXECDIR)/torpor/hooks,packaging/libexec/hooks/*)
+	$(call put,644,$(SYSTEMDDIR)/system,units/*)
+	$(call put,755,$(SYSTEMDDIR)/system-generators,packaging/system-generators/*)
+	$(call put,644,$(SYSTEMDDIR)/catalog,packaging/*.catalog)
+	$(call put,644,$(HOOKSDIR),packaging/hooks.d/*)
+	$(call put,644,$(DATADIR)/torpor,packaging/*.conf)
+	$(call put,644,$(DATADIR)/doc/torpor,README.md)
+	$(call put,644,$(DATADIR)/doc/torpor/examples,packaging/*.sample)
+	$(call put,644,$(DATADIR)/bash-completion/completions,packaging/completions/torpor)
+	$(call put,644,$(ZSHDIR),packaging/completions/_torpor)
+	$(call put,644,$(DATADIR)/fish/vendor_completions.d,packaging/completions/torpor.fish)
+	$(foreach section,1 5 7 8,$(call put,644,$(DATADIR)/man/man$(section),packaging/man/*.$(section).md,$(MAN)))
+
+	$(if $(DESTDIR),,$(PYTHON) -m compileall -q "$(PYTHONDIR)/torpor")
+
+uninstall: ## what `make install` has installed, with the same DESTDIR= and PREFIX=
+	@rm -rf build/installed "$(DESTDIR)$(PYTHONDIR)/torpor"
+	@$(MAKE) --no-print-directory install DESTDIR=$(CURDIR)/build/installed
+	cd build/installed && find . -type f -printf '%P\0' | (cd "$(DESTDIR)/" && xargs -0 rm -f)
+	cd build/installed && find . -depth -type d -name '*torpor*' -printf '%P\0' | \
+		(cd "$(DESTDIR)/" && xargs -0 rm -rf)
 
 machine: $(DEB) ## boot a test machine, show what it has, power off
 	$(PYTHON) tests/machine/machine.py smoke
@@ -91,11 +170,11 @@ fuzz: ## every reader with many more hostile inputs: SCALE=20 times as many as i
 
 test-machine: $(DEB) ## tests inside a booted systemd; needs root
 	@$(HOST_PACKAGES) $(TEST_PACKAGES)
-	$(PYTHON) -m pytest --numprocesses=$(MACHINES) --dist=loadfile --timeout=600 tests/machine
+	$(PYTHON) -m pytest --numprocesses=$(MACHINES) --dist=loadfile --timeout=600 --durations=25 tests/machine
 
 test-vm: $(DEB) ## tests with a kernel of their own, in an emulated machine: CUTS=2 power cuts
 	@$(HOST_PACKAGES) $(UNIT_PACKAGES)
-	$(PYTHON) -m pytest --timeout=1800 tests/vm $(if $(LATER),>$(LATER) 2>&1; status=$$?; cat $(LATER); exit $$status)
+	$(PYTHON) -m pytest --timeout=1800 --durations=10 tests/vm $(if $(LATER),>$(LATER) 2>&1; status=$$?; cat $(LATER); exit $$status)
 
 test-kills: $(DEB) ## KILLS=3000 random kills, SEED= to choose as before
 	@$(HOST_PACKAGES) $(TEST_PACKAGES)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from torpor import process, record
-from torpor.errors import ArchiveError, RecordError, TorporError
+from torpor.errors import ArchiveError, NewerFormatError, RecordError, TorporError
 from torpor.tarball import CHUNK_BYTES, Entry, Tarball
 
 CONFIG = "config.dump"
@@ -349,7 +349,7 @@ class Reader:
         self._note(member)
         try:
             self.header = dict(record.parse(text, _FORM, f"{self.where}: {HEADER}"))
-        except RecordError as error:
+        except (RecordError, NewerFormatError) as error:
             raise ArchiveError(error.message, _NEWER) from error
 
     def _note(self, member: Member) -> None:
@@ -404,7 +404,7 @@ class Reader:
             said = [
                 _checksum(*pair) for pair in record.parse(self.manifest, _FORM_OF_MANIFEST, place)
             ]
-        except (RecordError, ValueError) as error:
+        except (RecordError, NewerFormatError, ValueError) as error:
             raise ArchiveError(f"{place} is damaged: {error}", _NEWER) from error
         for wanted, found in zip(said, self._checksums, strict=False):
             if wanted != found:

@@ -30,6 +30,13 @@ class RecordError(TorporError):
     """A record on disk cannot be read as what it should be."""
 
 
+class NewerFormatError(TorporError):
+    """A record on disk is of a torpor that came later: nothing may be concluded from it.
+
+    No RecordError: whoever takes an unreadable record for none must not take this one so.
+    """
+
+
 class ForeignContainerError(TorporError):
     """runc has a container of this name that torpor did not make."""
 

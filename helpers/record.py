@@ -8,7 +8,10 @@ import errno
 import os
 
 from torpor import fault
-from torpor.errors import RecordError
+from torpor.errors import NewerFormatError, RecordError
+
+# Of all records together: a torpor that does not know one of them must not touch any.
+FORMAT = 1
 
 _MAX_BYTES = 16 << 20
 _UNFINISHED = ".new"  # after the name of a file that is being written
@@ -45,13 +48,17 @@ def read_bytes(path: str, max_bytes: int = _MAX_BYTES) -> bytes | None:
 
 
 def parse(text: bytes, kind: str, where: str) -> list[tuple[str, str]]:
-    """The key and value of each line; the first line must be ``torpor-KIND=1``."""
+    """The key and value of each line; the first line must be ``torpor-KIND=FORMAT``.
+
+    Raises RecordError, NewerFormatError.
+    """
     try:
         lines = text.decode().split("\n")
     except UnicodeDecodeError as error:
         raise RecordError(f"{where}: not text") from error
-    if lines[0] != f"torpor-{kind}=1" or lines[-1] != "":
-        raise RecordError(f"{where}: not a whole torpor {kind} record of version 1")
+    if lines[0] != f"torpor-{kind}={FORMAT}" or lines[-1] != "":
+        _require_no_newer(lines[0], kind, where)
+        raise RecordError(f"{where}: not a whole torpor {kind} record of format {FORMAT}")
     pairs = []
     for line in lines[1:-1]:
         key, separator, value = line.partition("=")
@@ -59,6 +66,15 @@ def parse(text: bytes, kind: str, where: str) -> list[tuple[str, str]]:
             raise RecordError(f"{where}: a line without '=': {line[:80]!r}")
         pairs.append((key, value))
     return pairs
+
+
+def _require_no_newer(first_line: str, kind: str, where: str) -> None:
+    key, _, said = first_line.partition("=")
+    if key == f"torpor-{kind}" and is_number(said) and int(said) > FORMAT:
+        raise NewerFormatError(
+            f"{where}: written by a newer torpor, in format {said}; this one knows {FORMAT}",
+            "install a torpor that knows it; nothing was changed",
+        )
 
 
 def is_number(text: str) -> bool:
@@ -83,7 +99,7 @@ def seconds(text: str) -> float:
 
 def serialize(kind: str, pairs: list[tuple[str, str]]) -> bytes:
     """The record's bytes. A line break in a value becomes a space: it would forge a line."""
-    lines = [f"torpor-{kind}=1"]
+    lines = [f"torpor-{kind}={FORMAT}"]
     lines += [f"{key}={value.replace(chr(10), ' ')}" for key, value in pairs]
     try:
         return ("\n".join(lines) + "\n").encode()

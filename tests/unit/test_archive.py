@@ -154,7 +154,7 @@ ATTACKS: dict[str, tuple[Callable[[Entries], Entries], str]] = {
     "a-hard-link": (lambda found: kind(found, -2, tarfile.LNKTYPE, archive.SPEC), "pages-1.img"),
     "a-device": (lambda found: kind(found, -2, tarfile.CHRTYPE), "pages-1.img"),
     "a-directory-as-an-image": (lambda found: kind(found, -2, tarfile.DIRTYPE), "pages-1.img"),
-    "another-version": (lambda found: replaced(found, 0, HEADER_2), "version 1"),
+    "another-version": (lambda found: replaced(found, 0, HEADER_2), "in format 2"),
     "a-header-of-bytes": (lambda found: replaced(found, 0, b"\xff" * 10), "header"),
     "a-large-header": (lambda found: replaced(found, 0, bytes(1 << 17)), "larger than"),
     "a-large-document": (lambda found: replaced(found, 2, bytes(20 << 20)), "larger than"),

@@ -63,7 +63,7 @@ def test_who_has_no_lease_has_none(table: Table) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", [b"", b"torpor-lease=1\n", b"torpor-lease=1\nkind=bridge\n", b"torpor-lease=2\n"]
+    "text", [b"", b"torpor-lease=1\n", b"torpor-lease=1\nkind=bridge\n", b"torpor-lease=0\n"]
 )
 def test_half_a_lease_is_none(text: bytes) -> None:
     with pytest.raises(RecordError, match="here: "):

@@ -45,7 +45,7 @@ def test_there_is_no_plan_where_there_is_no_file(tmp_path: Path) -> None:
     assert preparation.read(str(tmp_path / "none")) == []
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff", b"torpor-plan=2\n", b"torpor-plan=1\nowner\n"])
+@pytest.mark.parametrize("content", [b"", b"\xff", b"torpor-plan=0\n", b"torpor-plan=1\nowner\n"])
 def test_a_file_that_is_no_plan_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "plan").write_bytes(content)
     with pytest.raises(RecordError):
