@@ -18,7 +18,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-SUITE = "trixie"
+# What torpor is made for; MACHINE=sid shows what will become of it.
+STABLE, UNSTABLE = "trixie", "sid"
+SUITE = os.environ.get("MACHINE") or STABLE
 
 PACKAGES = (
     # the system torpor runs on
@@ -113,7 +115,9 @@ DISABLED_UNITS = ("redis-server.service", "ssh.service")
 # CRIU 4.1.1, which the suite ships, sets SO_PASSCRED on every socket it dumps. Kernels since
 # 6.16 refuse that on a TCP socket ("sockets: Can't get 1:16 opt"); CRIU 4.2.1 knows.
 PASSCRED_REFUSED_SINCE = (6, 16)
-NEWER_CRIU = ("criu/sid", "libcompel1/sid", "python3-pycriu/sid")
+NEWER_CRIU = tuple(f"{name}/{UNSTABLE}" for name in ("criu", "libcompel1", "python3-pycriu"))
+# A mirror may be a while behind: its signature expires soon for a suite that changes daily.
+ANY_AGE = "Acquire::Check-Valid-Until"
 # Nothing comes from there but what is asked for.
 PIN = "Package: *\nPin: release n={suite}\nPin-Priority: 50\n"
 
@@ -135,6 +139,11 @@ def kernel_version() -> tuple[int, int]:
     return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
+def needs_newer_criu() -> bool:
+    """Whether the suite's own does not know the running kernel."""
+    return SUITE == STABLE and kernel_version() >= PASSCRED_REFUSED_SINCE
+
+
 def recipe() -> dict[str, object]:
     """Everything the image depends on."""
     return {
@@ -144,7 +153,7 @@ def recipe() -> dict[str, object]:
         "excluded": EXCLUDED,
         "masked": MASKED_UNITS,
         "disabled": DISABLED_UNITS,
-        "newer_criu": NEWER_CRIU if kernel_version() >= PASSCRED_REFUSED_SINCE else (),
+        "newer_criu": NEWER_CRIU if needs_newer_criu() else (),
         "architecture": platform.machine(),
     }
 
@@ -207,7 +216,7 @@ def install_from(root: Path, log: Path, suite: str, packages: Sequence[str]) -> 
     resolv_conf = root / "etc/resolv.conf"
     shutil.copyfile("/etc/resolv.conf", resolv_conf)
     chroot = ("chroot", root, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq")
-    logged(log, *chroot, "-o", "Acquire::Check-Valid-Until=false", "update")
+    logged(log, *chroot, "-o", f"{ANY_AGE}=false", "update")
     logged(log, *chroot, "install", "-y", "--no-install-recommends", *packages)
     logged(log, *chroot, "clean")
     resolv_conf.unlink()
@@ -219,7 +228,7 @@ def configure(root: Path, log: Path, steps: dict[str, object]) -> None:
     """Turn the bare installation into the image of this recipe."""
     if steps["newer_criu"]:
         say("taking CRIU from Debian unstable, as this kernel needs")
-        install_from(root, log, "sid", NEWER_CRIU)
+        install_from(root, log, UNSTABLE, NEWER_CRIU)
     logged(log, "chroot", root, "systemctl", "-q", "disable", *DISABLED_UNITS)
     logged(log, "chroot", root, "systemctl", "-q", "mask", *MASKED_UNITS)
     # Newer than /usr (systemd-update-done.service(8)): nothing is left to be done at a first boot.
@@ -232,6 +241,7 @@ def bootstrap(target: Path, log: Path, packages: Sequence[str], excluded: Sequen
     logged(
         log,
         *("mmdebstrap", "--mode=root", "--format=directory", "--variant=minbase"),
+        f'--aptopt={ANY_AGE} "false"',
         *(f"--dpkgopt=path-exclude={pattern}" for pattern in excluded),
         "--include=" + ",".join(packages),
         *(SUITE, target),
