@@ -246,15 +246,23 @@ def is_out_of_space(reason: str) -> bool:
     return "No space left on device" in reason or "Disk quota exceeded" in reason
 
 
+_UNDER_WAY = (
+    "Control messages in queue",
+    "Non-empty write queue on an in-flight socket",
+    "Can't dump corked dgram socket",
+)
+
+
 def will_pass(reason: str) -> bool:
     """Whether a dump failed for something that is over soon when the container runs on.
 
-    A message with its sender's credentials or descriptors was under way (sk-queue.c of CRIU). Or
-    the kernel did not say of a watch what file it is of, as Linux 6.18 does not for a moment of
+    A message with its sender's credentials or descriptors was under way (sk-queue.c of CRIU), or
+    one to a server that had not accepted its sender yet (sk-unix.c), or half of one (sk-inet.c).
+    Or the kernel did not say of a watch what file it is of, as Linux 6.18 does not for a moment of
     those on cgroups (parse_fdinfo_pid_s() in proc_parse.c).
     """
     no_file = "error parsing [inotify " in reason and " ignored_mask:0 ]" in reason
-    return no_file or "Control messages in queue" in reason
+    return no_file or any(words in reason for words in _UNDER_WAY)
 
 
 def keep_log(work: str, verb: str, kept: str) -> None:
@@ -292,31 +300,6 @@ def _tail(path: str, size_bytes: int) -> str:
         return ""
     finally:
         os.close(fd)
-
-
-# What CRIU says, and what a person can do about it. Searched in order.
-_HINTS = (
-    (
-        "Can't lookup mount=",
-        "a file from outside the container is open in it, often as stdout or stderr: let torpor "
-        "handle output, or mount the file's directory into the container",
-    ),
-    (
-        "sockets: Can't get 1:16 opt",
-        "kernels from 6.16 on need CRIU >= 4.2 for TCP sockets: install a newer criu",
-    ),
-    (
-        "External socket is used",
-        "a UNIX socket leads out of the container: close it, or mount no host socket into it",
-    ),
-    ("Can't get rlimit", "CRIU lacks CAP_SYS_RESOURCE on this host"),
-)
-
-
-def hint(messages: list[str]) -> str:
-    """What to do about CRIU's errors; empty when they are not known."""
-    text = "\n".join(messages)
-    return next((advice for words, advice in _HINTS if words in text), "")
 
 
 def obstacles(pids: list[int]) -> list[str]:

@@ -30,6 +30,7 @@ from torpor import (
     systemd_config,
     systemd_mode,
     systemd_root,
+    withheld,
 )
 from torpor.accounts import User
 from torpor.container import Container
@@ -55,6 +56,7 @@ class Facts:
     process.user as far as it was looked up. sources are the real paths of bind sources. hostname
     is that of the container whose uts namespace is joined. mountpoints are the files of
     GENERATED_FILES that can be mounted over. systemd is what there is for it where it is PID 1.
+    may_filter is whether CRIU can dump who has a seccomp filter.
     """
 
     root: str
@@ -76,6 +78,7 @@ class Facts:
     selinux: Contexts | None = None
     hooks: tuple[Hook, ...] = ()
     systemd: SystemdRoot | None = None
+    may_filter: bool = False
 
 
 @dataclass(frozen=True)
@@ -199,6 +202,7 @@ def gather(
         capabilities=capabilities.bounding_set(),
         devices=_devices(definition),
         machine=conditions.machine,
+        may_filter=withheld.is_possible(),
         kernel=conditions.kernel,
         seccomp_profile=seccomp.read(profile) if profile else b"",
         selinux=selinux.contexts(),

@@ -259,6 +259,8 @@ def explain(container: Container, work: str, verb: str) -> tuple[str, list[str]]
 
     The log, bounded, is kept where the advice says.
     """
+    from torpor import remedies  # for those that fail alone
+
     errors = criu.errors(work, verb)
     reason = "CRIU: " + "; ".join(errors) if errors else last_error(container)
     kept = container.log_path(verb)
@@ -267,4 +269,4 @@ def explain(container: Container, work: str, verb: str) -> tuple[str, list[str]]
         log = f"log: {kept}" if os.path.exists(kept) else ""
     except OSError as error:  # the same disk, perhaps, for which the dump failed
         log = f"its log is lost: {error}"
-    return reason, [line for line in (criu.hint(errors), log) if line]
+    return reason, [line for line in (remedies.of(errors), log) if line]

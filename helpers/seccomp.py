@@ -8,7 +8,7 @@ import errno
 import os
 import re
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -98,6 +98,17 @@ _CONDITION_KEYS = ("arches", "caps", "minKernel")
 _MAP_KEYS = ("architecture", "subArchitectures")
 
 
+# What a program may use beside the machine's own system calls: those of docker's profile.
+_ARCH_MAP = [
+    {
+        "architecture": "SCMP_ARCH_X86_64",
+        "subArchitectures": ["SCMP_ARCH_X86", "SCMP_ARCH_X32"],
+    },
+    {"architecture": "SCMP_ARCH_AARCH64", "subArchitectures": ["SCMP_ARCH_ARM"]},
+    {"architecture": "SCMP_ARCH_S390X", "subArchitectures": ["SCMP_ARCH_S390"]},
+]
+
+
 @dataclass(frozen=True)
 class Seccomp:
     """What a definition says; a profile of None is that all system calls are allowed."""
@@ -161,6 +172,16 @@ def section(path: str, content: bytes, machine: Facts) -> dict[str, Any]:
         return _section(_Object("", _parse(content), _PROFILE_KEYS), machine)
     except _ProfileError as error:
         raise DefinitionError(f"{path}: {error}", error.hint) from error
+
+
+def all_but(rules: Iterable[Mapping[str, Any]], machine: Facts) -> dict[str, Any]:
+    """linux.seccomp that allows what no rule speaks of."""
+    profile = {
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "archMap": _ARCH_MAP,
+        "syscalls": [dict(rule) for rule in rules],
+    }
+    return _section(_Object("", profile, _PROFILE_KEYS), machine)
 
 
 class _ProfileError(Exception):

@@ -23,6 +23,7 @@ from torpor import (
     seccomp,
     selinux,
     systemd_config,
+    withheld,
 )
 from torpor.container import Container
 from torpor.definition import BY_CONTAINER, Definition
@@ -288,13 +289,24 @@ class _Rendering:
         bounding = items(section(process, "capabilities"), "bounding")
         machine = seccomp.Facts(self._facts.machine, self._facts.kernel, bounding)
         if wanted is None:
-            if self._facts.systemd and self._facts.idmap is None and not self._is_bundle:
-                linux["seccomp"] = systemd_config.filter(machine)
+            rules = [] if self._is_bundle else self._withheld()
+            if rules:
+                linux["seccomp"] = seccomp.all_but(rules, machine)
             return
         linux.pop("seccomp", None)
         if wanted.profile is not None:
             content = self._facts.seccomp_profile
             linux["seccomp"] = seccomp.section(wanted.profile, content, machine)
+
+    def _withheld(self) -> list[Config]:
+        """Rules of a container for whose system calls nobody has a profile."""
+        facts = self._facts
+        rules: list[Config] = []
+        if facts.may_filter and self._definition.checkpoint.on:
+            rules += withheld.RULES
+        if facts.systemd and facts.idmap is None:
+            rules.append(systemd_config.NO_KEXEC)
+        return rules
 
     def _hooks(self) -> None:
         """Those of hooks.d whose conditions the rest of the configuration meets."""

@@ -1,31 +1,18 @@
 """What a configuration holds beyond any other's so that systemd boots, sleeps and wakes in it."""
 
-import json
+import errno
 
-from torpor import capabilities, mount_list, seccomp, systemd_mode
+from torpor import capabilities, mount_list, systemd_mode
 from torpor.definition import Definition
 from torpor.errors import DefinitionError
 from torpor.oci_config import Config, objects, section
 
 # CAP_SYS_BOOT is about the container's own pid namespace, but for these (kexec_load(2)), and them
 # a user namespace's root cannot use anyway.
-_PROFILE = {
-    "defaultAction": "SCMP_ACT_ALLOW",
-    "archMap": [
-        {
-            "architecture": "SCMP_ARCH_X86_64",
-            "subArchitectures": ["SCMP_ARCH_X86", "SCMP_ARCH_X32"],
-        },
-        {"architecture": "SCMP_ARCH_AARCH64", "subArchitectures": ["SCMP_ARCH_ARM"]},
-        {"architecture": "SCMP_ARCH_S390X", "subArchitectures": ["SCMP_ARCH_S390"]},
-    ],
-    "syscalls": [
-        {
-            "names": ["kexec_load", "kexec_file_load"],
-            "action": "SCMP_ACT_ERRNO",
-            "errnoRet": 1,  # EPERM
-        }
-    ],
+NO_KEXEC: Config = {
+    "names": ["kexec_load", "kexec_file_load"],
+    "action": "SCMP_ACT_ERRNO",
+    "errnoRet": errno.EPERM,
 }
 _OWN_KINDS = {"pid": "systemd must be PID 1", "cgroup": "it would hold the host's cgroup tree"}
 
@@ -73,11 +60,6 @@ def capability_names(definition: Definition, *, is_mapped: bool) -> tuple[str, .
         return capabilities.FOR_SYSTEMD
     # Somebody else's filter need not stop what ours would.
     return tuple(name for name in capabilities.FOR_SYSTEMD if name != "CAP_SYS_BOOT")
-
-
-def filter(machine: seccomp.Facts) -> Config:
-    """A linux.seccomp with which CAP_SYS_BOOT loads no other kernel for the host."""
-    return seccomp.section("systemd's", json.dumps(_PROFILE).encode(), machine)
 
 
 def mounts(definition: Definition, base: list[Config], *, read_only: bool) -> list[Config]:

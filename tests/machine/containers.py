@@ -13,6 +13,8 @@ Config = dict[str, Any]
 
 BUSYBOX = "/srv/busybox"
 REDIS = "/srv/redis"
+PYTHON_ROOT = "/srv/with-python"
+PYTHON_MOUNTS = ["/usr:/usr:ro"]
 
 # Programs are copied with the libraries that the loader names: no network, no image to fetch.
 _MAKE_BUSYBOX = """
@@ -43,6 +45,10 @@ end
 return good
 """
 
+_MAKE_PYTHON_ROOT = """
+mkdir -p "$1" && cd "$1" && rm -rf tmp srv && mkdir -p usr etc proc dev sys tmp srv
+for name in lib lib64 bin sbin; do [ -L "$name" ] || ln -s "usr/$name" "$name"; done
+"""
 _REMOVE = """
 exec 2>/dev/null
 systemctl kill -s KILL "$1"
@@ -66,6 +72,12 @@ def make_busybox(machine: Machine, path: str = BUSYBOX) -> str:
 def make_redis(machine: Machine, path: str = REDIS) -> str:
     """A root file system with Redis."""
     machine.run("sh", "-ec", _MAKE_BUSYBOX + _MAKE_REDIS, "sh", path)
+    return path
+
+
+def make_python_root(machine: Machine, path: str = PYTHON_ROOT) -> str:
+    """A root file system for PYTHON_MOUNTS, which bind the machine's own Python there."""
+    machine.run("sh", "-ec", _MAKE_PYTHON_ROOT, "sh", path)
     return path
 
 

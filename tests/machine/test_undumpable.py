@@ -5,8 +5,19 @@ from collections.abc import Iterator
 
 import pytest
 
-from containers import BUSYBOX, COUNTER, Container, bind, make_bundle, make_busybox
+from containers import (
+    BUSYBOX,
+    COUNTER,
+    PYTHON_MOUNTS,
+    PYTHON_ROOT,
+    Container,
+    bind,
+    make_bundle,
+    make_busybox,
+    make_python_root,
+)
 from machine import Machine
+from torpor import remedies
 
 # Ends on SIGTERM, with a last word: so a graceful stop can be told from a kill.
 GRACEFUL = "trap 'echo goodbye; exit 0' TERM; "
@@ -29,6 +40,54 @@ int main(void) {
     for (;;) pause();
 }
 """
+
+# Ends on SIGTERM, too; what is in it that CRIU cannot save comes first.
+PYTHON = """
+import ctypes, os, signal, socket, sys, time
+libc = ctypes.CDLL(None, use_errno=True)
+def must(result):
+    assert result >= 0, os.strerror(ctypes.get_errno())
+    return result
+def end(*_):
+    print("goodbye", flush=True)
+    os._exit(0)
+signal.signal(signal.SIGTERM, end)
+{what}
+print("begun", flush=True)
+while True:
+    time.sleep(0.1)
+"""
+_APART = """
+if not os.fork():
+    must(libc.unshare({flag}))
+    {then}
+    while True: time.sleep(1)
+time.sleep(0.3)
+"""
+_NEW = {"user": 0x10000000, "net": 0x40000000, "uts": 0x4000000, "ipc": 0x8000000}
+OBSTACLES = {
+    **{
+        kind: (_APART.format(flag=flag, then=""), f"Can't dump nested {kind} namespace")
+        for kind, flag in _NEW.items()
+        if kind != "net"
+    },
+    "net": (_APART.format(flag=_NEW["net"], then=""), "more than one netns"),
+    "pid": (_APART.format(flag=0x20000000, then="os.fork()"), "Can't dump nested pid namespace"),
+    "userfaultfd": ("must(libc.syscall(323, 1))", "anon_inode:[userfaultfd]"),
+    "landlock": (
+        "must(libc.syscall(444, (ctypes.c_uint64 * 1)(4), 8, 0))",
+        "anon_inode:[landlock-ruleset]",
+    ),
+    "vsock": ("held = socket.socket(40, 1)", "Unknown socket collected (family 40)"),
+    "mptcp": ("held = socket.socket(2, 1, 262)", "Unsupported proto 262 for socket"),
+    "secret": (
+        "import mmap; held = must(libc.syscall(447, 0)); os.ftruncate(held, 4096)\n"
+        "held = mmap.mmap(held, 4096); held[0] = 1",
+        "/secretmem (deleted)",
+    ),
+    "queue": ("must(libc.mq_open(b'/queue', 0o102, 0o600, None))", "Can't lookup mount="),
+    "chroot": ("os.mkdir('/srv/below'); os.chroot('/srv/below')", "'s mountinfo"),
+}
 
 
 @pytest.fixture
@@ -77,7 +136,7 @@ def test_a_user_of_io_uring(container: Container) -> None:
     machine = container.machine
     machine.write("/srv/ring.c", IO_URING)
     machine.run("gcc", "-static", "-o", f"{BUSYBOX}/bin/ring", "/srv/ring.c")
-    container.define(rootfs=BUSYBOX, command=["/bin/ring"])
+    container.define(rootfs=BUSYBOX, command=["/bin/ring"], seccomp="unconfined")
     container.start()
     time.sleep(0.3)
     assert "ring -" not in container.journal(), "this kernel refuses io_uring"
@@ -95,3 +154,20 @@ def test_a_process_stopped_under_a_debugger(container: Container) -> None:
         assert_ended_gracefully(container, "is being traced by strace")
     finally:
         tracer.kill()
+
+
+@pytest.mark.parametrize("what", OBSTACLES)
+def test_what_criu_cannot_save_is_named_with_a_remedy(container: Container, what: str) -> None:
+    program, words = OBSTACLES[what]
+    make_python_root(container.machine)
+    container.define(
+        rootfs=PYTHON_ROOT,
+        mounts=PYTHON_MOUNTS,
+        command=["/usr/bin/python3", "-c", PYTHON.format(what=program)],
+        capabilities={"add": ["SYS_ADMIN", "SYS_CHROOT"]},
+        seccomp="unconfined",
+    )
+    container.start()
+    until = 'until journalctl -u "$1" -o cat | grep -q begun; do sleep 0.1; done'
+    container.machine.run("timeout", "20", "sh", "-c", until, "sh", container.unit)
+    assert_ended_gracefully(container, words, remedies.of([words]))

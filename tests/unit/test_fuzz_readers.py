@@ -37,6 +37,7 @@ from torpor import (
     overlay,
     preparation,
     record,
+    remedies,
     runc,
     scope,
     seccomp,
@@ -113,7 +114,7 @@ def read_history(path: Path) -> None:
 
 def read_criu_log(path: Path) -> None:
     work = str(path.parent)
-    criu.hint(criu.errors(work, "dump"))
+    remedies.of(criu.errors(work, "dump"))
     criu.dump_rolled_back(work)
 
 

@@ -583,6 +583,21 @@ def test_a_seccomp_profile_is_that_of_the_definition() -> None:
     assert "seccomp" not in made_of(base, "seccomp: unconfined").config["linux"]
 
 
+def test_what_criu_cannot_save_is_withheld_where_nobody_says_otherwise() -> None:
+    able: dict[str, Any] = {"may_filter": True, "machine": "x86_64", "kernel": (6, 12)}
+    found = made(**able).config["linux"]["seccomp"]
+    assert found["defaultAction"] == "SCMP_ACT_ALLOW"
+    assert found["architectures"][0] == "SCMP_ARCH_X86_64"
+    calls = {name: rule["errnoRet"] for rule in found["syscalls"] for name in rule["names"]}
+    assert calls == {"io_uring_setup": 38, "memfd_secret": 38, "socket": 93}
+    (argument,) = found["syscalls"][1]["args"]
+    assert (argument["index"], argument["value"], argument["op"]) == (2, 262, "SCMP_CMP_EQ")
+    for text in ("seccomp: unconfined", "checkpoint: {on: []}"):
+        assert "seccomp" not in made(text, **able).config["linux"]
+    assert "seccomp" not in made(**able | {"may_filter": False}).config["linux"]
+    assert "seccomp" not in made_of(runc_spec(), **able).config["linux"]
+
+
 def test_processes_and_mounts_have_labels_where_there_is_selinux() -> None:
     labelled = made(selinux=LABELS)
     config = labelled.config

@@ -194,6 +194,18 @@ def test_rights_of_a_system_but_not_over_the_host() -> None:
     assert "SCMP_ARCH_X86" in config["linux"]["seccomp"]["architectures"]
 
 
+def test_a_systemd_is_withheld_what_others_are_and_in_a_user_namespace_only_that() -> None:
+    def names(rendered: spec.Rendered) -> list[str]:
+        rules = rendered.config["linux"]["seccomp"]["syscalls"]
+        return [name for rule in rules for name in rule["names"]]
+
+    withheld = ["io_uring_setup", "memfd_secret", "socket"]
+    kexec = ["kexec_load", "kexec_file_load"]
+    assert names(with_systemd(may_filter=True)) == withheld + kexec
+    mapped = with_systemd("idmap: 0:100000:65536\n", idmap=MAPPED, may_filter=True)
+    assert names(mapped) == withheld
+
+
 def test_with_somebody_elses_filter_it_may_not_reboot() -> None:
     config = with_systemd("seccomp: unconfined\n").config
     assert "seccomp" not in config["linux"]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torpor import criu, jobs, signals
+from torpor import criu, jobs, remedies, signals
 from torpor.timespan import parse_s
 
 UNIT = "torpor@web.service"
@@ -92,7 +92,7 @@ def test_the_errors_of_a_log_are_the_causes_without_noise(tmp_path: Path) -> Non
         "Can't lookup mount=323 for fd=1 path=/log",
         "Dump files (pid: 137) failed with -1",
     ]
-    assert "a file from outside" in criu.hint(errors)
+    assert "a file from outside" in remedies.of(errors)
     assert criu.dump_rolled_back(str(tmp_path))
 
 
@@ -105,6 +105,8 @@ def test_a_log_that_breaks_off_says_that_criu_was_cut_off(tmp_path: Path) -> Non
     ("reason", "expected"),
     [
         ("CRIU: skqueue: Control messages in queue, not supported", True),
+        ("CRIU: unix: Non-empty write queue on an in-flight socket 0x1e6e853", True),
+        ("CRIU: inet: Can't dump corked dgram socket 1e3a0b5; Dump files failed", True),
         (
             "CRIU: parse_fdinfo_pid_s: error parsing [inotify wd:18 ino:5c902 sdev:26 mask:2 "
             "ignored_mask:0 ] for 8: Success",
@@ -121,4 +123,4 @@ def test_a_dump_is_tried_again_only_for_what_passes(reason: str, expected: bool)
 def test_no_log_says_nothing(tmp_path: Path) -> None:
     assert criu.errors(str(tmp_path), "dump") == []
     assert not criu.dump_rolled_back(str(tmp_path))
-    assert criu.hint([]) == ""
+    assert remedies.of([]) == ""
