@@ -755,6 +755,43 @@ def test_torpor_wakes_what_podman_dumped(
     assert other.property("StatusText").startswith("restored"), other.journal()
 
 
+# In place of sync(1): what there was to be synced, and whether the container was still there.
+SYNC = r"""#!/bin/sh
+pid=$(cat /run/podman.pid)
+{ echo "$*"; ls "$2/" | grep -c '\.img$'; cat "/proc/$pid/comm"; } >>/run/synced
+[ -e /run/sync-fails ] && exit 1
+exec /usr/bin/sync.real "$@"
+"""
+WITH_SYNC = """
+mv /usr/bin/sync /usr/bin/sync.real; cp /run/sync /usr/bin/sync; chmod 755 /usr/bin/sync
+"""
+
+
+def test_podmans_checkpoints_are_durable_before_their_containers_end(
+    machine: Machine, podman_image: str
+) -> None:
+    conf = "org.criu.config=/usr/share/torpor/criu-sync.conf"
+    run = ("podman", "run", "--detach", "--name=pod", "--network=none", "--annotation", conf)
+    machine.write("/run/sync", SYNC)
+    machine.run("sh", "-ec", WITH_SYNC)
+    try:
+        machine.run("sh", "-c", PODMAN, "sh", *run, "localhost/travel:1", *SMALL)
+        machine.run("sh", "-c", "podman inspect -f '{{.State.Pid}}' pod >/run/podman.pid")
+        machine.run("touch", "/run/sync-fails")
+        assert machine.run("podman", "container", "checkpoint", "pod", check=False).returncode
+        state = ("podman", "inspect", "--format={{.State.Status}}", "pod")
+        assert machine.run(*state).stdout == "running\n"
+        machine.run("rm", "/run/sync-fails", "/run/synced")
+        machine.run("podman", "container", "checkpoint", "pod")
+        what, images, comm = machine.read("/run/synced").splitlines()
+        assert what.startswith("--file-system /proc/")
+        assert int(images) > 10 and comm == "sh"
+        assert machine.run(*state).stdout == "exited\n"
+    finally:
+        machine.run("mv", "/usr/bin/sync.real", "/usr/bin/sync")
+        machine.run("podman", "rm", "--force", "--time=0", "pod", check=False)
+
+
 def test_a_bundle_travels_without_its_hooks(machine: Machine, other: Container) -> None:
     rootfs = make_busybox(machine, "/srv/whole")
 
