@@ -3,6 +3,8 @@
 runc shows a hook's standard error only if it fails, crun never: what a hook has to say goes here.
 """
 
+# Not imported where it is needed: by then a hook may be among a container's files. See notify.
+import _socket
 import os
 
 from torpor.talk import ERROR, WARNING, plain, report, say
@@ -13,8 +15,6 @@ _TIMEOUT_S = 1.0  # for a journald that does not answer
 
 def write(level: int, identifier: str, lines: list[str], fields: list[tuple[str, str]]) -> bool:
     """Write one entry; returns whether it is there. lines are its message."""
-    import _socket  # seldom needed by a hook
-
     message = "\n".join(map(plain, lines))
     pairs = [("PRIORITY", str(level)), ("SYSLOG_IDENTIFIER", identifier), *fields]
     said = [_field("MESSAGE", message), *(_field(key, plain(value)) for key, value in pairs)]

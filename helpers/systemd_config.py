@@ -50,7 +50,7 @@ def environment(machine_id: str) -> list[tuple[str, str]]:
     return [
         ("container", "torpor"),
         ("container_uuid", "-".join((*parts, machine_id[20:]))),
-        systemd_mode.MEMORY_PRESSURE,
+        *systemd_mode.NO_WATCHES,
     ]
 
 

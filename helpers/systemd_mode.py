@@ -42,17 +42,20 @@ TMPFS_READ_ONLY = {"/var/lib/systemd": (*_COMMON, "noexec", "tmpcopyup", "mode=7
 CGROUP_OPTIONS = ("rw", "nosuid", "noexec", "nodev", "relatime")
 
 # CRIU restores an open memory.pressure as a plain file, on which poll(2) reports an error for ever,
-# and in a user namespace not at all.
-MEMORY_PRESSURE = ("MEMORY_PRESSURE_WATCH", "/dev/null")  # for PID 1 itself
+# and in a user namespace not at all. PID 1 itself is told so by variables; it watches processor and
+# disk too since systemd 261.
+NO_WATCHES = tuple((f"{what}_PRESSURE_WATCH", "/dev/null") for what in ("MEMORY", "CPU", "IO"))
 _MANAGER = """\
 # Made by torpor: CRIU cannot restore a watch of memory pressure.
 [Manager]
 DefaultMemoryPressureWatch=no
 """
-_SERVICE = """\
-# Made by torpor: CRIU cannot restore a watch of memory pressure, nor dump such namespaces below the
+# Older ones know no setting for the other two, and would say so of each unit.
+_SERVICE = f"""\
+# Made by torpor: CRIU cannot restore a watch of pressure, nor dump such namespaces below the
 # container's own.
 [Service]
+Environment={" ".join(f"{name}={value}" for name, value in NO_WATCHES)}
 MemoryPressureWatch=off
 ProtectHostname=no
 PrivateIPC=no

@@ -1,5 +1,6 @@
 """Fifty at once, three times; and nothing is left in the machine."""
 
+import json
 import time
 
 from containers import BUSYBOX, COUNTER, Container, gaps, make_busybox
@@ -24,6 +25,15 @@ def look(machine: Machine) -> list[str]:
     return machine.run("sh", "-c", LOOK).stdout.splitlines()
 
 
+def why_not(machine: Machine) -> str:
+    """What was said of those that did not sleep."""
+    machine.run("journalctl", "--sync")
+    words = ("journalctl", "-b", "-o", "cat", "-p", "notice", "--no-pager", "-t")
+    states = json.loads(machine.run("torpor", "status", "--json").stdout)
+    up = [one["name"] for one in states if one["state"] != "READY"]
+    return "".join(machine.run(*words, name).stdout for name in up)
+
+
 def test_fifty_sleep_and_wake_at_once_three_times_and_leave_nothing(machine: Machine) -> None:
     make_busybox(machine)
     before = look(machine)
@@ -37,7 +47,7 @@ def test_fifty_sleep_and_wake_at_once_three_times_and_leave_nothing(machine: Mac
             time.sleep(0.5)
             machine.run("systemctl", "stop", *units, timeout=300)
             states = machine.run("torpor", "status").stdout
-            assert states.count("asleep") == MANY, states
+            assert states.count("asleep") == MANY, why_not(machine)
             machine.run("systemctl", "start", *units, timeout=300)
         time.sleep(0.5)
         for container in containers:

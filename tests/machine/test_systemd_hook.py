@@ -17,6 +17,7 @@ import pytest
 import guest
 from containers import make_busybox
 from machine import Machine
+from torpor import systemd_mode
 
 HOOK = "/usr/libexec/torpor/hooks/systemd"
 KEY = "io.torpor.systemd"
@@ -737,7 +738,7 @@ def test_a_config_that_is_none_is_one_message(host: Machine, bad: str) -> None:
 
 SYSTEM = "/srv/system"
 EXAMPLE = Path(__file__).parents[2] / "packaging/man/torpor-hooks.7.md"
-PLAIN_RUNC = {"MEMORY_PRESSURE_WATCH": "/dev/null", "container": "runc"}
+PLAIN_RUNC = {**dict(systemd_mode.NO_WATCHES), "container": "runc"}
 RIGHTS = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "SETGID", "SETPCAP", "SETUID")
 
 
