@@ -19,7 +19,7 @@ UNIT_PACKAGES = $(TEST_PACKAGES) python3-pyroute2 python3-pystemd python3-prctl 
 
 # What is installed, and so what a package depends on.
 TREES = helpers hooks units packaging
-PARTS = $(wildcard $(TREES) setup.cfg pyproject.toml README.md LICENSE Makefile)
+PARTS = $(wildcard $(TREES) setup.cfg pyproject.toml README.md LICENSE Makefile docs)
 SOURCES := $(shell find $(PARTS) -name __pycache__ -prune -o -type f -print)
 # Directories too: a file that was removed changes them.
 FOLDERS := $(shell find $(wildcard $(TREES)) -name __pycache__ -prune -o -type d -print)
@@ -132,6 +132,8 @@ install: ## all of it, without a package: DESTDIR= PREFIX=/usr/local
 	$(call put,644,$(HOOKSDIR),packaging/hooks.d/*)
 	$(call put,644,$(DATADIR)/torpor,packaging/*.conf)
 	$(call put,644,$(DATADIR)/doc/torpor,README.md)
+	$(call put,644,$(DATADIR)/doc/torpor/docs,docs/*.md docs/*.svg)
+	$(call put,644,$(DATADIR)/doc/torpor/docs/howto,docs/howto/*.md)
 	$(call put,644,$(DATADIR)/doc/torpor/examples,packaging/*.sample)
 	$(call put,644,$(DATADIR)/bash-completion/completions,packaging/completions/torpor)
 	$(call put,644,$(ZSHDIR),packaging/completions/_torpor)

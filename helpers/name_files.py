@@ -19,6 +19,7 @@ _RESOLV_CONF = "/etc/resolv.conf"
 # Whom systemd-resolved itself asks, see systemd-resolved.service(8), "/ETC/RESOLV.CONF".
 _RESOLV_CONF_OF_RESOLVED = "/run/systemd/resolve/resolv.conf"
 _HOSTS = "/etc/hosts"
+_OWN_LOOPBACK = "127.0.1.1"  # as Debian has it for a host name without an address
 _LIMIT_BYTES = 16 << 20  # lists of hosts to be blocked are megabytes long
 
 _LOCALHOST = """\
@@ -50,10 +51,14 @@ def resolv_conf() -> bytes:
     return _comment(reason) + _without_unreachable(content)
 
 
-def hosts_of_host() -> bytes:
-    """For a container in the host's network."""
+def hosts_of_host(names: "Iterable[str]") -> bytes:
+    """For a container in the host's network, with names of its own, which the host has not."""
     content, missing = _read(_HOSTS)
-    return _comment(missing) + _LOCALHOST.encode() if missing else content
+    if missing:
+        content = _comment(missing) + _LOCALHOST.encode()
+    known = {word for line in content.split(b"\n") for word in line.partition(b"#")[0].split()[1:]}
+    new = [name for name in dict.fromkeys(filter(None, names)) if name.encode() not in known]
+    return content + (f"{_OWN_LOOPBACK}\t{' '.join(new)}\n".encode() if new else b"")
 
 
 def hosts(addresses: "Iterable[str]", names: "Iterable[str]") -> bytes:

@@ -305,7 +305,7 @@ def _hosts(container: Container, plan: Plan, words: list[str]) -> None:
     from torpor import lease, name_files
 
     if not first(plan, NETWORK):  # then it has the host's
-        content = name_files.hosts_of_host()
+        content = name_files.hosts_of_host((words[0], container.name))
     else:
         found = lease.read(container)
         addresses = (found.address, found.address6) if found else ()

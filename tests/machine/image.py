@@ -236,7 +236,13 @@ def configure(root: Path, log: Path, steps: dict[str, object]) -> None:
     (root / "var/.updated").touch()
 
 
-def bootstrap(target: Path, log: Path, packages: Sequence[str], excluded: Sequence[str]) -> None:
+def bootstrap(
+    target: Path,
+    log: Path,
+    packages: Sequence[str],
+    excluded: Sequence[str],
+    suite: str = SUITE,
+) -> None:
     """Install packages into an empty directory, but for the paths that are excluded."""
     logged(
         log,
@@ -244,7 +250,7 @@ def bootstrap(target: Path, log: Path, packages: Sequence[str], excluded: Sequen
         f'--aptopt={ANY_AGE} "false"',
         *(f"--dpkgopt=path-exclude={pattern}" for pattern in excluded),
         "--include=" + ",".join(packages),
-        *(SUITE, target),
+        *(suite, target),
     )
     # The exclusions were for the tree: what is installed into a copy of it comes whole.
     (target / "etc/dpkg/dpkg.cfg.d/99mmdebstrap").unlink(missing_ok=True)

@@ -629,7 +629,11 @@ def test_in_the_hosts_network_the_files_are_the_hosts(host: Path) -> None:
     (host / "_RESOLV_CONF").write_text(STUB)
     (host / "_HOSTS").write_bytes(b"10.0.0.1 a\xff\n")
     assert name_files.resolv_conf_of_host() == STUB.encode()
-    assert name_files.hosts_of_host() == b"10.0.0.1 a\xff\n"
+    assert name_files.hosts_of_host(("", "")) == b"10.0.0.1 a\xff\n"
+    called = name_files.hosts_of_host(("web", "web"))
+    assert called == b"10.0.0.1 a\xff\n127.0.1.1\tweb\n"
+    (host / "_HOSTS").write_bytes(b"10.0.0.1 a web # b\n")
+    assert name_files.hosts_of_host(("web", "b")) == b"10.0.0.1 a web # b\n127.0.1.1\tb\n"
 
 
 def test_only_name_servers_in_reach_are_kept(host: Path) -> None:
@@ -676,8 +680,8 @@ def test_files_that_the_host_lacks_cost_no_start(host: Path) -> None:
     assert b"nameserver" not in name_files.resolv_conf()
     assert name_files.resolv_conf_of_host().startswith(b"# ")
     os.mkfifo(host / "_HOSTS")
-    assert b"not a regular file" in name_files.hosts_of_host()
-    assert b"127.0.0.1\tlocalhost\n" in name_files.hosts_of_host()
+    assert b"not a regular file" in name_files.hosts_of_host(("web",))
+    assert b"127.0.0.1\tlocalhost\n" in name_files.hosts_of_host(("web",))
 
 
 def test_a_containers_addresses_have_its_names() -> None:
@@ -749,14 +753,14 @@ def test_in_the_hosts_network_name_files_are_copies(container: Container, host: 
     plan = [(preparation.RESOLV, "host"), (preparation.HOSTS, "web")]
     preparation.prepare(container, plan)
     assert written(container, "resolv.conf") == STUB
-    assert written(container, "hosts") == "10.0.0.1 other\n"
+    assert written(container, "hosts") == "10.0.0.1 other\n127.0.1.1\tweb\n"
 
 
 def test_a_long_hosts_file_is_copied_whole(container: Container, host: Path) -> None:
     text = "".join(f"0.0.0.0 ad-{number}.example\n" for number in range(200_000))
     (host / "_HOSTS").write_text(text)
     preparation.prepare(container, [(preparation.HOSTS, "web")])
-    assert written(container, "hosts") == text
+    assert written(container, "hosts") == f"{text}127.0.1.1\tweb\n"
 
 
 tokens = st.sampled_from(
