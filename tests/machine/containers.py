@@ -166,6 +166,11 @@ class Container:
         script = 'journalctl --sync; journalctl -u "$1" -o cat --no-pager --all'
         return self.machine.run("sh", "-c", script, "sh", self.unit).stdout
 
+    def wait_for_line(self, line: str, timeout_s: int = 20) -> None:
+        """Wait until it has said this."""
+        script = 'until journalctl -u "$1" -o cat | grep -qxF "$2"; do sleep 0.1; done'
+        self.machine.run("timeout", str(timeout_s), "sh", "-c", script, "sh", self.unit, line)
+
     def numbers(self) -> list[int]:
         """What a COUNTER has printed so far."""
         return [

@@ -105,8 +105,7 @@ def start(container: Container, program: str, step: str = "", **keys: object) ->
         keys["rootfs"] = PYTHON_ROOT
     container.define(mounts=PYTHON_MOUNTS, command=command, **keys)
     container.start()
-    until = 'until journalctl -u "$1" -o cat | grep -q "count 2"; do sleep 0.1; done'
-    container.machine.run("timeout", "20", "sh", "-c", until, "sh", container.unit)
+    container.wait_for_line("count 2")
 
 
 def goes_on(container: Container, times: int = 1) -> str:

@@ -26,7 +26,6 @@ int main(void) {
 }
 """
 SHARE = "(until [ -e /tmp/share ]; do sleep 0.1; done; exec /bin/share) & "
-AWAIT = 'until journalctl -u "$1" -o cat | grep -qx "$2"; do sleep 0.1; done'
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +165,7 @@ def test_the_preflight_knows_what_else_is_in_images(case: Case, kind: str) -> No
     leave_free(machine, 44)
     try:
         case.counter.start()
-        machine.run("timeout", "10", "sh", "-c", AWAIT, "sh", case.counter.unit, kind)
+        case.counter.wait_for_line(kind)
         case.counter.stop()
         text = case.said()
         assert f"cannot checkpoint: {STATE}/generations: " in text, text

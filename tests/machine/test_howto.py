@@ -5,11 +5,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import programs
 import pytest
 
 import guest
+import programs
 from containers import Container
+from documents import commands
 from machine import Machine
 
 HOWTO = Path(__file__).parents[2] / "docs/howto"
@@ -33,17 +34,11 @@ TREE = re.compile(
 BETWEEN_S = 2.5  # a person takes longer from one command to the next
 
 
-def commands(page: str, section: str = "") -> str:
-    """The code blocks of a page, or of a section of it, as one script."""
-    text = (HOWTO / f"{page}.md").read_text()
-    if section:
-        text = text.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
-    blocks = re.findall(r"(?:^    .*\n|^\n(?=    ))+", text, re.MULTILINE)
-    script = "".join(re.sub(r"^    ", "", block, flags=re.MULTILINE) for block in blocks)
-    assert script, page
-
-    script = TREE.sub(lambda made: BUILT[made[1]].format(place=made[2]), script)
-    return script.replace("systemctl stop torpor", f"sleep {BETWEEN_S}; systemctl stop torpor")
+def script(page: str, section: str = "") -> str:
+    """The commands of a page, or of a section of it, at a person's pace."""
+    typed = commands(HOWTO / f"{page}.md", section)
+    typed = TREE.sub(lambda made: BUILT[made[1]].format(place=made[2]), typed)
+    return typed.replace("systemctl stop torpor", f"sleep {BETWEEN_S}; systemctl stop torpor")
 
 
 @pytest.fixture(scope="module")
@@ -54,16 +49,16 @@ def host() -> Iterator[Machine]:
         yield booted
 
 
-def follow(host: Machine, script: str) -> str:
-    return host.run("bash", "-euxc", PREAMBLE + script, timeout=300).stdout
+def follow(host: Machine, typed: str) -> str:
+    return host.run("bash", "-euxc", PREAMBLE + typed, timeout=300).stdout
 
 
 def test_redis_keeps_its_keys_and_goes_elsewhere(host: Machine) -> None:
-    said = follow(host, commands("redis"))
+    said = follow(host, script("redis"))
     assert said.splitlines()[-1] == "hello"
     assert "redis-server" in said
     assert Container(host, "cache").property("StatusText").startswith("restored")
-    moved = follow(host, commands("moving", "As a file"))
+    moved = follow(host, script("moving", "As a file"))
     assert "of torpor" in moved or "redis-server" in moved
     copy = Container(host, "cache2")
     assert copy.property("StatusText").startswith("restored"), copy.journal()
@@ -73,7 +68,7 @@ def test_redis_keeps_its_keys_and_goes_elsewhere(host: Machine) -> None:
 
 
 def test_a_jvm_answers_when_it_woke(host: Machine) -> None:
-    said = follow(host, commands("jvm"))
+    said = follow(host, script("jvm"))
     assert said.count("13.") == 2
     shop = Container(host, "shop")
     assert shop.property("StatusText").startswith("restored"), shop.journal()
@@ -82,14 +77,14 @@ def test_a_jvm_answers_when_it_woke(host: Machine) -> None:
 
 
 def test_a_system_sleeps_with_its_services(host: Machine) -> None:
-    said = follow(host, commands("systemd"))
+    said = follow(host, script("systemd"))
     assert "running\n" in said and "inactive\n" in said
     assert "Started cron.service" in said.rpartition("inactive\n")[2]
     Container(host, "lab").remove()
 
 
 def test_a_network_is_there_again(host: Machine) -> None:
-    said = follow(host, commands("networks"))
+    said = follow(host, script("networks"))
     assert said.count("hello\n") == 2
     front = Container(host, "front")
     assert front.property("ActiveState") == "active"
@@ -99,7 +94,7 @@ def test_a_network_is_there_again(host: Machine) -> None:
 
 
 def test_programs_count_on_under_the_next_kernel(host: Machine) -> None:
-    before, reboot, after = commands("kernel-upgrade").partition("systemctl reboot\n")
+    before, reboot, after = script("kernel-upgrade").partition("systemctl reboot\n")
     assert reboot
     assert "would sleep" in follow(host, before)
     time.sleep(BETWEEN_S)

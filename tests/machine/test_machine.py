@@ -193,7 +193,7 @@ def test_a_machine_runs_inside_a_machine_where_systemd_is_pid_1() -> None:
         "-k",
         "reboot or crash or two_at_once or killed",
     )
-    cache = {"XDG_CACHE_HOME": "/var/cache"}
+    cache = {"XDG_CACHE_HOME": "/var/cache", "MACHINE": image.SUITE}
     with Machine(nspawn_options=[*binds, f"--bind-ro={TOP}:/mnt"]) as outer:
         done = outer.run(*tests, *chosen, env=cache, check=False, timeout=300)
         assert done.returncode == 0, done.stdout + done.stderr

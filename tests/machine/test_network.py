@@ -97,11 +97,8 @@ def networked(
     if network is not None:
         wanted["network"] = network
     with running(machine, name, **wanted) as container:
-        machine.run("timeout", "5", "sh", "-c", UNTIL_READY, "sh", container.unit)
+        container.wait_for_line("ready")
         yield container
-
-
-UNTIL_READY = 'until journalctl -u "$1" -o cat | grep -qx ready; do sleep 0.05; done'
 
 
 def links(container: Container) -> list[str]:

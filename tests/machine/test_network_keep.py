@@ -33,7 +33,6 @@ busybox nc -l -p 7100 </data >/dev/null &
 busybox nc -l -p 7101 </dev/null | busybox sha256sum &
 exec /bin/answer 7000
 """
-UNTIL_READY = 'until journalctl -u "$1" -o cat | grep -qx ready; do sleep 0.05; done'
 # CRIU's lock of the network is a table, of nftables or of iptables in them, that it names.
 LOCKS = r"""
 for each in $(ip netns list | grep -o '^torpor-[^ ]*'); do
@@ -54,7 +53,7 @@ def keeper(machine: Machine, name: str, **keys: object) -> Iterator[Container]:
     wanted: dict[str, object] = {"rootfs": ROOTFS, "command": COMMAND, "hostname": name}
     wanted |= {"network": NETWORK, **keys}
     with running(machine, name, **wanted) as container:
-        machine.run("timeout", "5", "sh", "-c", UNTIL_READY, "sh", container.unit)
+        container.wait_for_line("ready")
         yield container
     assert locks(machine) == ""
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import guest
 from containers import Container, make_busybox
+from documents import commands
 from machine import Machine
 
 README = Path(__file__).parents[2] / "README.md"
@@ -17,19 +18,11 @@ SYSTEMD = "systemd in the container"
 TRAVEL = "To another host"
 
 
-def commands(section: str) -> str:
-    """The code blocks of a section, as one script."""
-    text = README.read_text().partition(f"## {section}\n")[2].partition("\n## ")[0]
-    assert text, f"the README has no section {section!r}"
-    blocks = re.findall(r"(?:^    .*\n|^\n(?=    ))+", text, re.MULTILINE)
-    return "".join(re.sub(r"^    ", "", block, flags=re.MULTILINE) for block in blocks)
-
-
 def test_the_first_container_counts_on_after_its_sleep(machine: Machine) -> None:
     hello = Container(machine, "hello")
     try:
         # A person takes a second between two commands; so does the script, for the counter.
-        script = commands(TOUR).replace("systemctl stop", "sleep 2.5; systemctl stop")
+        script = commands(README, TOUR).replace("systemctl stop", "sleep 2.5; systemctl stop")
         done = machine.run("bash", "-euxc", script)
         assert "is right" in done.stdout
         assert re.search(r"hello +asleep", done.stdout)
@@ -48,7 +41,7 @@ def test_the_tour_of_images_runs_as_it_stands(machine: Machine) -> None:
     make_busybox(machine, "/srv/hello")
     cache, copy = Container(machine, "cache"), Container(machine, "cache-copy")
     try:
-        done = machine.run("bash", "-euxc", commands(IMAGES))
+        done = machine.run("bash", "-euxc", commands(README, IMAGES))
         assert "/torpor.slice/torpor-caches.slice/torpor@cache.service" in done.stdout
         plan = machine.read("/var/lib/torpor/cache/inputs").splitlines()
         assert {"limit=MemoryMax=512M", "limit=TasksMax=50"} <= set(plan)
@@ -57,7 +50,7 @@ def test_the_tour_of_images_runs_as_it_stands(machine: Machine) -> None:
         assert cache.state() == "RUNNING"
         assert machine.run("test", "-e", "/srv/hello/tmp/count", check=False).returncode
         assert machine.read("/var/lib/torpor/cache/storage/upper/tmp/count").strip().isdigit()
-        done = machine.run("bash", "-euxc", commands(SNAPSHOTS))
+        done = machine.run("bash", "-euxc", commands(README, SNAPSHOTS))
         assert re.search(r"^Snapshot: +2, ", done.stdout, re.MULTILINE)
         assert cache.property("StatusText").startswith("restored generation 4")
         cache.sleep_and_wake()
@@ -67,7 +60,7 @@ def test_the_tour_of_images_runs_as_it_stands(machine: Machine) -> None:
         cache.start()
         assert "back to snapshot 2" in cache.journal()
         assert cache.property("StatusText").startswith("restored generation 6")
-        machine.run("bash", "-euxc", commands(TRAVEL))
+        machine.run("bash", "-euxc", commands(README, TRAVEL))
         assert copy.property("StatusText").startswith("restored"), copy.journal()
     finally:
         machine.run("systemctl", "disable", "--now", "torpor-snapshot@cache.timer")
@@ -81,7 +74,7 @@ def test_the_tour_of_networks_runs_as_it_stands(machine: Machine) -> None:
     make_busybox(machine, "/srv/hello")
     site = Container(machine, "site")
     try:
-        done = machine.run("bash", "-euxc", commands(NETWORK))
+        done = machine.run("bash", "-euxc", commands(README, NETWORK))
         assert done.stdout.count("from the container\n") == 2
         assert len(set(re.findall(r"10\.83\.0\.[0-9]+/24", done.stdout))) == 1
         assert site.property("StatusText").startswith("restored"), site.journal()
@@ -94,12 +87,13 @@ def test_the_tour_of_networks_runs_as_it_stands(machine: Machine) -> None:
 
 def test_the_tour_of_systemd_runs_as_it_stands(machine: Machine) -> None:
     box = Container(machine, "box")
-    made, _, script = commands(SYSTEMD).strip().partition("\n")
+    made, _, script = commands(README, SYSTEMD).strip().partition("\n")
     assert made.startswith("mmdebstrap ")
     assert made.endswith(guest.PLACE), "the machine has such a tree, and no network"
     try:
         done = machine.run("bash", "-euxc", script)
-        assert re.search(r"^box +container torpor +debian +13", done.stdout, re.MULTILINE)
+        # Debian unstable has no number.
+        assert re.search(r"^box +container torpor +debian +(13|-)", done.stdout, re.MULTILINE)
         assert "\nrunning\n" in done.stdout
         services, _, journal = done.stdout.rpartition("UNIT ")[2].partition(" listed.")
         assert "dbus.service" in services

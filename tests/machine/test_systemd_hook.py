@@ -53,6 +53,8 @@ findmnt -rno TARGET,FSTYPE,FS-OPTIONS |
 PREPARE = f"""
 mkdir -p /etc/containers
 printf '[containers]\\npids_limit = 0\\n' >/etc/containers/containers.conf
+# libsubid, with which newer ones are built, looks for the user too.
+id -u containers >/dev/null 2>&1 || useradd --system containers
 for file in /etc/subuid /etc/subgid; do
     grep -q ^containers: $file || echo containers:100000:1000000 >>$file
 done

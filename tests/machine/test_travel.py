@@ -527,9 +527,7 @@ def test_watches_go_on_over_a_copy_of_the_image(
     box = Container(machine, "watching").define(image=image, command=["/bin/sh", "-c", command])
     try:
         box.start()
-        machine.run(
-            "sh", "-c", "until journalctl -u torpor@watching | grep -q 'watch 2'; do :; done"
-        )
+        box.wait_for_line("watch 2")
         box.stop()
         machine.run("torpor", "export", "watching", ARCHIVE)
         box.remove()
@@ -539,8 +537,7 @@ def test_watches_go_on_over_a_copy_of_the_image(
         assert other.property("StatusText").startswith("restored"), other.journal()
         for path, said in (("/etc/kept", "changed 1"), ("/new/file", "changed 2")):
             within(other, f"echo y >>{path}")
-            script = 'until journalctl -u "$1" | grep -q "$2"; do sleep 0.1; done'
-            machine.run("timeout", "5", "sh", "-c", script, "sh", other.unit, said)
+            other.wait_for_line(said)
     finally:
         box.remove()
         other.remove()

@@ -168,6 +168,5 @@ def test_what_criu_cannot_save_is_named_with_a_remedy(container: Container, what
         seccomp="unconfined",
     )
     container.start()
-    until = 'until journalctl -u "$1" -o cat | grep -q begun; do sleep 0.1; done'
-    container.machine.run("timeout", "20", "sh", "-c", until, "sh", container.unit)
+    container.wait_for_line("begun")
     assert_ended_gracefully(container, words, remedies.of([words]))
