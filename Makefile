@@ -64,11 +64,13 @@ $(DEB): $(SOURCES) $(FOLDERS)
 	touch $@
 
 $(RPM): $(SOURCES) $(FOLDERS)
-	@$(HOST_PACKAGES) $(RPM_PACKAGES)
+	@# Where it is at home there is no dpkg to ask.
+	@command -v rpmbuild go-md2man >/dev/null || $(HOST_PACKAGES) $(RPM_PACKAGES)
 	$(call stage,build/rpm/torpor-$(VERSION))
 	tar -C build/rpm -czf build/rpm/torpor-$(VERSION).tar.gz torpor-$(VERSION)
 	@# --nodeps: what the specification needs is named as Fedora does.
 	cd build/rpm && rpmbuild -bb --nodeps --define "_topdir $$PWD" --define "_sourcedir $$PWD" \
+		--define "torpor_version $(VERSION)" \
 		torpor-$(VERSION)/packaging/torpor.spec >../rpm.log 2>&1 || { tail -n 40 ../rpm.log; exit 1; }
 	mv build/rpm/RPMS/noarch/torpor-$(VERSION)-1*.noarch.rpm $@
 	touch $@
@@ -89,7 +91,7 @@ DATADIR = $(PREFIX)/share
 SYSTEMDDIR = $(PREFIX)/lib/systemd
 PYTHONDIR = $(PREFIX)/lib/python3/dist-packages
 # Where the Python packages that torpor needs are, too.
-PYTHONPATHS = $(PYTHONDIR) /usr/lib/python3/dist-packages
+PYTHONPATHS = $(PYTHONDIR) $(shell $(PYTHON) -c 'import site; print(*site.getsitepackages())')
 # Those of /usr/local are read by nobody.
 HOOKSDIR = $(if $(filter /usr,$(PREFIX)),/usr/share,/etc)/containers/oci/hooks.d
 ZSHDIR = $(DATADIR)/zsh/site-functions
@@ -110,11 +112,12 @@ REPLACED = sed -e 's|/usr/libexec/torpor|$(LIBEXECDIR)/torpor|g' -e 's|/usr/shar
 	-e 's,^\(\#!\|.*exec \)/usr/bin/python3,\1$(PYTHON),' \
 	-e 's|"/usr/lib/python3/dist-packages"|$(call quoted,$(call unique,$(PYTHONPATHS)))|'
 
-# $(call put,MODE,DIRECTORY,FILES[,FILTER])
+# $(call put,MODE,DIRECTORY,FILES[,FILTER]): renamed, as somebody may be running what is there
 define put
 	@install -d "$(DESTDIR)$(2)"
 	@for file in $(3); do to="$(DESTDIR)$(2)/$${file##*/}"; $(if $(4),to=$${to%.md};) \
-		<"$$file" $(REPLACED) $(if $(4),| $(4)) >"$$to" && chmod $(1) "$$to" || exit; done
+		<"$$file" $(REPLACED) $(if $(4),| $(4)) >"$$to.new" && chmod $(1) "$$to.new" && \
+		mv -f "$$to.new" "$$to" || exit; done
 
 endef
 
@@ -141,13 +144,19 @@ install: ## all of it, without a package: DESTDIR= PREFIX=/usr/local
 	$(foreach section,1 5 7 8,$(call put,644,$(DATADIR)/man/man$(section),packaging/man/*.$(section).md,$(MAN)))
 
 	$(if $(DESTDIR),,$(PYTHON) -m compileall -q "$(PYTHONDIR)/torpor")
+	@$(if $(DESTDIR),,echo "now: systemctl daemon-reload; journalctl --update-catalog")
+
+# What is in these is torpor's alone; of others `make uninstall` removes files.
+OWN = $(PYTHONDIR)/torpor $(LIBEXECDIR)/torpor $(DATADIR)/torpor $(DATADIR)/doc/torpor
 
 uninstall: ## what `make install` has installed, with the same DESTDIR= and PREFIX=
-	@rm -rf build/installed "$(DESTDIR)$(PYTHONDIR)/torpor"
+	@rm -rf build/installed
 	@$(MAKE) --no-print-directory install DESTDIR=$(CURDIR)/build/installed
-	cd build/installed && find . -type f -printf '%P\0' | (cd "$(DESTDIR)/" && xargs -0 rm -f)
-	cd build/installed && find . -depth -type d -name '*torpor*' -printf '%P\0' | \
-		(cd "$(DESTDIR)/" && xargs -0 rm -rf)
+	@# It takes away what puts containers to sleep.
+	$(if $(DESTDIR),,-[ ! -d /run/systemd/system ] || \
+		systemctl stop 'torpor-snapshot@*' torpor-metrics.timer 'torpor@*.service')
+	cd build/installed && find . -type f -printf '%P\0' | (cd "$(abspath $(DESTDIR))/" && xargs -0 rm -f)
+	$(foreach place,$(OWN),rm -rf "$(DESTDIR)$(place)" &&) true
 
 machine: $(DEB) ## boot a test machine, show what it has, power off
 	$(PYTHON) tests/machine/machine.py smoke
@@ -174,7 +183,7 @@ test-machine: $(DEB) ## tests inside a booted systemd; needs root
 	@$(HOST_PACKAGES) $(TEST_PACKAGES)
 	$(PYTHON) -m pytest --numprocesses=$(MACHINES) --dist=loadfile --timeout=600 --durations=25 tests/machine
 
-test-vm: $(DEB) ## tests with a kernel of their own, in an emulated machine: CUTS=2 power cuts
+test-vm: $(DEB) ## tests with a kernel of their own, in an emulated machine: CUTS=1 power cuts, STATES=120 disks
 	@$(HOST_PACKAGES) $(UNIT_PACKAGES)
 	$(PYTHON) -m pytest --timeout=1800 --durations=10 tests/vm $(if $(LATER),>$(LATER) 2>&1; status=$$?; cat $(LATER); exit $$status)
 

@@ -3,7 +3,7 @@
 import os
 import time
 
-from torpor import criu, estimate, fault, preparation, process, runc
+from torpor import criu, estimate, fault, link_remaps, preparation, process, runc
 from torpor.cgroup import Cgroup
 from torpor.container import Container
 from torpor.errors import (
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 FREEZE_TIMEOUT_S = 20.0
-PAUSES_S = (0.02, 0.05, 0.1, 0.2, 0.4)  # between attempts at what passes; see criu.will_pass
+PAUSES_S = (0.02, 0.05, 0.1, 0.2, 0.4)  # between attempts at what passes; see may_succeed
 _SPAWN_S = 5.0  # in which a program that is being started begins
 _SPAWN_LOOK_S = 0.001
 _TICK_S = 1.0
@@ -32,6 +32,14 @@ _TICK_S = 1.0
 _LEAVE_S = 5.0
 _MARGIN_BYTES = 32 << 20
 _RUN_BYTES = 256 << 10  # runc's state and log, FIFOs
+
+
+def may_succeed(error: CheckpointError, pid: int) -> bool:
+    """Whether another attempt at a container that runs on may succeed; pid is its init.
+
+    What an earlier dump has left in its way is removed.
+    """
+    return criu.will_pass(error.message) or link_remaps.remove(pid, error.message)
 
 
 def preflight(container: Container, cgroup: Cgroup) -> None:

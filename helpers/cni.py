@@ -373,15 +373,16 @@ def _end(status: int, timeout_s: float) -> str:
 
 def serialize(call: Call) -> bytes:
     """A record of what was asked, from which it can be undone."""
-    said = asdict(call)
+    said = {"format": record.FORMAT, **asdict(call)}
     del said["addresses"]
     return json.dumps(said).encode()
 
 
 def parse(text: bytes, where: str) -> Call:
-    """The reverse of serialize(). Raises RecordError."""
+    """The reverse of serialize(). Raises RecordError, NewerFormatError."""
     try:
         said = an_object(strict_json.parse(text), "it")
+        record.require_known(said.get("format", 1), where)
         name, version, arguments, interface = (
             a_text(said.get(key), key) for key in ("name", "version", "arguments", "interface")
         )

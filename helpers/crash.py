@@ -30,6 +30,7 @@ def answer(container: Container, inputs: Inputs, current: State) -> State:
     snapshots.note_answer(container, newest.number, now_s)
     warn(container.name, preparation.undo(container))  # a rendering may have mounted its files
     why = f"it crashed ({current.reason}): back to snapshot {newest.number}"
-    events.tell(events.WENT_BACK, container, why, generation=newest.number)
     progress = notify.Progress(f"going back to snapshot {newest.number}")
-    return rollback.go_back(container, newest, inputs, current, why, progress)
+    ready = rollback.go_back(container, newest, inputs, current, why, progress)
+    events.tell(events.WENT_BACK, container, why, generation=newest.number)
+    return ready

@@ -249,6 +249,7 @@ def is_out_of_space(reason: str) -> bool:
 _UNDER_WAY = (
     "Control messages in queue",
     "Non-empty write queue on an in-flight socket",
+    "Found a closed in-flight socket to",
     "Can't dump corked dgram socket",
 )
 

@@ -41,7 +41,8 @@ def tell(
 
     figures are further fields: integers as they are, seconds in microseconds.
     """
-    if _write(event, container, text, generation, hint, figures) and journal.leads_there():
+    heard = journal.leads_there(out.fileno() if out is not None else 2)
+    if _write(event, container, text, generation, hint, figures) and heard:
         return
     if out is not None:
         print(f"{container.name}: {text}", file=out)

@@ -37,9 +37,13 @@ def _field(key: str, value: str) -> bytes:
     return b"%s=%s\n" % (key.encode(), text)
 
 
-def leads_there() -> bool:
-    """Whether what this process writes to standard error is in the journal, too."""
-    return "JOURNAL_STREAM" in os.environ
+def leads_there(fd: int) -> bool:
+    """Whether what is written to a file is in the journal anyway: see sd_journal_stream_fd(3)."""
+    stream = os.environ.get("JOURNAL_STREAM", "")
+    if not stream:
+        return False
+    status = os.fstat(fd)
+    return stream == f"{status.st_dev}:{status.st_ino}"
 
 
 def warn(text: str) -> None:

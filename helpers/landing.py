@@ -69,8 +69,7 @@ def land(
                 container.state_dir, lambda new: place.take(arrival, new), agree
             )
             place.define(arrival.text)
-    number = state.read(container).generation
-    events.note(events.ARRIVED, container, "it arrived, and sleeps", generation=number)
+    events.note(events.ARRIVED, container, "it arrived, and sleeps")
     warn(container.name, [*arrival.warnings, *networking.leave(container)])
 
 

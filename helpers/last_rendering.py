@@ -180,9 +180,11 @@ def _is_directory_or_missing(path: str) -> bool:
 def host() -> str:
     """What a rendering goes by besides files: the kernel, SELinux, and what root may do here."""
     status = process.read_small("/proc/self/status")
-    bounding = status.partition("\nCapBnd:")[2].partition("\n")[0].strip()
+    bounding, filtered = (
+        status.partition(f"\n{key}:")[2].partition("\n")[0].strip() for key in ("CapBnd", "Seccomp")
+    )
     selinux = "selinux" if os.path.exists("/sys/fs/selinux/enforce") else "no-selinux"
-    return f"{os.uname().release} {selinux} {bounding}"
+    return f"{os.uname().release} {selinux} {bounding} {filtered}"
 
 
 def _stamp_paths(container: Container, known: Inputs) -> list[str]:

@@ -15,6 +15,7 @@ from torpor import lease as leases
 from torpor.container import RUN_ROOT, Container
 from torpor.errors import (
     HostFaultError,
+    NewerFormatError,
     RecordError,
     RestoreError,
     RuntimeFailedError,
@@ -101,7 +102,7 @@ def begin_again(
     with Table() as table:
         try:
             addressing.give_again(container.name, saved, table)
-        except HostFaultError:
+        except (HostFaultError, NewerFormatError):  # that says nothing about its images
             raise
         except TorporError as error:
             raise RestoreError(error.message, error.hint) from error

@@ -2,7 +2,7 @@
 
 import os
 
-from torpor import ahead, checkpoint, images, payload, process, record, state
+from torpor import ahead, checkpoint, events, images, payload, process, record, state
 from torpor.archive import IMAGES, Facts, Writer
 from torpor.cgroup import Cgroup
 from torpor.checkpoint import Dump
@@ -55,6 +55,7 @@ class Rounds:
         except ContainerLostError as error:
             cgroup.kill(payload.KILL_TIMEOUT_S)
             state.write(container, state.read(container).become(state.NONE, error.message))
+            events.note(events.LOST, container, error.message)
             raise
         return made
 

@@ -70,9 +70,15 @@ def parse(text: bytes, kind: str, where: str) -> list[tuple[str, str]]:
 
 def _require_no_newer(first_line: str, kind: str, where: str) -> None:
     key, _, said = first_line.partition("=")
-    if key == f"torpor-{kind}" and is_number(said) and int(said) > FORMAT:
+    if key == f"torpor-{kind}" and is_number(said):
+        require_known(int(said), where)
+
+
+def require_known(number: object, where: str) -> None:
+    """Raise NewerFormatError for the number of a format that came later."""
+    if isinstance(number, int) and number > FORMAT:
         raise NewerFormatError(
-            f"{where}: written by a newer torpor, in format {said}; this one knows {FORMAT}",
+            f"{where}: written by a newer torpor, in format {number}; this one knows {FORMAT}",
             "install a torpor that knows it; nothing was changed",
         )
 

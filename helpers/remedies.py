@@ -5,8 +5,8 @@ REMEDIES = (
     # of a dump
     (
         "/secretmem (deleted)",
-        "a process has memory of memfd_secret(2), which CRIU may not read: without 'seccomp: "
-        "unconfined' programs are told that there is none",
+        "a process has memory of memfd_secret(2), which CRIU may not read: where neither "
+        "seccomp: nor a bundle says otherwise, programs are told that there is none",
     ),
     (
         "Can't lookup mount=",
@@ -16,8 +16,8 @@ REMEDIES = (
     ),
     (
         "Unsupported proto 262 for socket",
-        "a server listens by MPTCP, as those written in Go do: without 'seccomp: unconfined' it is "
-        "told that there is none, or set GODEBUG=multipathtcp=0 in env:",
+        "a server listens by MPTCP, as those written in Go do: where neither seccomp: nor a bundle "
+        "says otherwise it is told that there is none; else set GODEBUG=multipathtcp=0 in env:",
     ),
     (
         "sockets: Can't get 1:16 opt",
@@ -119,23 +119,23 @@ REMEDIES = (
     ),
     (
         "has bad size",
-        "a file that the container has open or runs changed while it slept: put it back as it was "
-        "and start again, or forget the memory with 'torpor discard'",
+        "a file that the container has open or runs changed while it slept: where its images are "
+        "kept (restore-failure: fail), put it back as it was and start again",
     ),
     (
         "has bad mode",
-        "the mode of a file that the container has open changed while it slept: put it back as it "
-        "was and start again, or forget the memory with 'torpor discard'",
+        "the mode of a file that the container has open changed while it slept: where its images "
+        "are kept (restore-failure: fail), put it back as it was and start again",
     ),
     (
         "has bad build-ID",
-        "a program or library that the container runs was replaced while it slept: put it back as "
-        "it was and start again, or forget the memory with 'torpor discard'",
+        "a program or library that the container runs was replaced while it slept: where its "
+        "images are kept (restore-failure: fail), put it back as it was and start again",
     ),
     (
         "on restore: No such file or directory",
-        "a file that the container has open was removed while it slept: put it back and start "
-        "again, or forget the memory with 'torpor discard'",
+        "a file that the container has open was removed while it slept: where its images are kept "
+        "(restore-failure: fail), put it back and start again",
     ),
     (
         "capabilities do not match run time",

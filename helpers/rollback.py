@@ -307,6 +307,6 @@ def kept(container: Container) -> list[str]:
     """Where the files of before the last rollback are, as long as its memory has not woken."""
     try:
         pending = _load(container)
-    except (RecordError, OSError):
+    except (TorporError, OSError):
         return []
     return [move.before for move in pending.moves if move.has_begun] if pending else []

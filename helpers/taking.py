@@ -206,7 +206,7 @@ class _Taking:
             try:
                 return self._take(cgroup, current)
             except CheckpointError as error:
-                if not criu.will_pass(error.message):
+                if not checkpoint.may_succeed(error, runc.init_pid(self._container)):
                     raise
             time.sleep(pause_s)
             current = state.read(self._container)
@@ -227,6 +227,7 @@ class _Taking:
             cgroup.kill(payload.KILL_TIMEOUT_S)
             snapshots.remove(snapshot)
             state.write(container, dumping.become(state.CRASHED, error.message))
+            events.note(events.LOST, container, error.message)
             raise
         except BaseException as error:
             self._go_on(current, snapshot)

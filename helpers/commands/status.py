@@ -10,7 +10,7 @@ from torpor import container as places
 from torpor import images, rollback, snapshots, state, table
 from torpor import lease as leases
 from torpor.container import Container, valid_name
-from torpor.errors import ImageError, TorporError
+from torpor.errors import TorporError
 from torpor.images import Generation
 from torpor.systemd import Unit
 from torpor.talk import mebibytes, plain
@@ -116,7 +116,7 @@ def describe(container: Container) -> dict[str, object]:
             manifest = images.read_manifest(container, Generation(container, known.generation))
             row["size_bytes"] = manifest.size_bytes
             row["taken"] = _iso(float(manifest.facts.get("taken", "0")))
-        except ImageError as error:
+        except TorporError as error:
             row["reason"] = str(error)
     row["addresses"] = _addresses(container)
     row["snapshots"] = _snapshots(container)
@@ -135,6 +135,10 @@ def _memory_bytes(said: object) -> int | None:
 
 def _snapshots(container: Container) -> list[dict[str, object]]:
     """What it can be rolled back to, oldest first."""
+    try:
+        known = snapshots.known(container)
+    except TorporError:  # of a newer torpor; its state says so
+        return []
     return [
         {
             "generation": one.number,
@@ -142,7 +146,7 @@ def _snapshots(container: Container) -> list[dict[str, object]]:
             "size_bytes": one.manifest.size_bytes,
             "files_bytes": one.files_bytes,
         }
-        for one in snapshots.known(container)
+        for one in known
     ]
 
 

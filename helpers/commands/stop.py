@@ -143,7 +143,7 @@ class _Stop:
             except CheckpointError as error:
                 if vantage.is_in_the_way(error.message):
                     self._may_stand_inside = False
-                elif not criu.will_pass(error.message):
+                elif not checkpoint.may_succeed(error, self._pid):
                     raise
                 say(f"{self._container.name}: {error.message}: once more", NOTICE)
             time.sleep(pause_s)

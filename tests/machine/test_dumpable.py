@@ -46,15 +46,20 @@ file.write("kept"); file.flush()
 os.link("{place}/first", "{place}/second")
 os.unlink("{place}/first")
 """
+BEGIN_AGAIN = """
+import os
+if os.path.exists("{place}/second"):
+    os.unlink("{place}/second")
+"""
 STILL_TWO = 'file.seek(0); assert file.read() == "kept" == open("{place}/second").read()'
-# A server that is late, and a client that has spoken by then
+# A client that has spoken before the server, which is late now and then, accepts it
 LATE = """
 import os, socket, threading, time
 server = socket.socket(socket.AF_UNIX)
 server.bind("/tmp/late"); server.listen(5)
 def serve():
     while True:
-        time.sleep(0.03)
+        time.sleep(0.07)
         peer, _ = server.accept()
         assert peer.recv(9) == b"hello"
         peer.send(b"answer")
@@ -64,7 +69,7 @@ def ask():
             link.connect("/tmp/late")
             link.send(b"hello")
             assert link.recv(9) == b"answer"
-        time.sleep(0.07)
+        time.sleep(0.1)
 for work in serve, ask:
     threading.Thread(target=work).start()
 """
@@ -80,7 +85,7 @@ def cork():
                 link.send(b"half")
             except ConnectionRefusedError:
                 pass
-            time.sleep(0.02)
+            time.sleep(0.01 if on else 0.04)
 threading.Thread(target=cork).start()
 """
 CLIENT = """
@@ -162,9 +167,32 @@ def test_an_open_file_that_has_another_name_by_now(
     assert "second" in inside and "link_remap" not in inside
 
 
+def test_what_an_image_that_was_never_woken_has_left_is_in_nobodys_way(
+    container: Container,
+) -> None:
+    program, step = (text.format(place="/srv") for text in (TWO_NAMES, STILL_TWO))
+    start(
+        container,
+        f"import os; os.path.exists('/srv/second') and os.unlink('/srv/second')\n{program}",
+        step,
+    )
+    container.stop()
+    assert container.state() == "READY"
+    left = container.machine.run("ls", f"{PYTHON_ROOT}/srv").stdout.split()
+    assert [name for name in left if name.startswith("link_remap.")]
+    container.machine.run("torpor", "discard", container.name)
+    container.start()
+    container.wait_for_line("count 2")
+    container.stop()
+    assert container.state() == "READY", container.journal()
+    container.start()
+    assert container.property("StatusText").startswith("restored"), container.journal()
+    assert container.machine.run("ls", f"{PYTHON_ROOT}/srv").stdout == "second\n"
+
+
 def test_a_client_that_spoke_before_it_was_accepted_is_waited_for(container: Container) -> None:
     start(container, LATE)
-    goes_on(container, 5)
+    assert "in-flight socket" in goes_on(container, 6)
 
 
 def test_half_a_datagram_is_waited_for(container: Container) -> None:

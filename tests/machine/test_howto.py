@@ -19,7 +19,7 @@ PREAMBLE = """
 curl() {
     set +x
     for url; do :; done
-    for _ in 1 2 3 4 5 6 7 8 9; do busybox wget -qO- "$url" && return; sleep 1; done
+    for _ in $(seq 30); do busybox wget -qO- "$url" && return; sleep 1; done
 }
 """
 STORED = f"mkdir -p {{place}}; mountpoint -q {{place}} || mount --bind {programs.PLACE} {{place}}"

@@ -10,13 +10,15 @@ from pathlib import Path
 
 import pytest
 
+import torpor
 from containers import BUSYBOX, COUNTER, Container, make_busybox, without_gap
 from inside import CommandFailed
 from machine import Machine, newest_deb
 
 TOP = Path(__file__).parents[2]
 AUTOPKGTEST = TOP / "packaging/debian/tests/sleep-and-wake"
-NEXT = "0.1.0+next"
+VERSION = torpor.__version__
+NEXT = f"{VERSION}+next"
 OF_DEBIAN = re.compile(r"/usr/share/(doc/torpor/(copyright|changelog.*)|lintian/.*)")
 FILES = 'dpkg -L torpor | while read -r path; do [ -d "$path" ] || echo "$path"; done'
 
@@ -177,8 +179,8 @@ def test_what_make_install_installs_works_without_a_package_and_goes_without_a_t
         counter.start()
         time.sleep(0.3)
         goes_on(counter)
-        said = own.run("journalctl", "--update-catalog", check=False).stderr
-        assert "torpor" not in said
+        own.run("journalctl", "--update-catalog")
+        assert "Container @TORPOR_NAME@ woke" in own.run("journalctl", "--list-catalog").stdout
         assert "/usr/libexec/torpor" not in own.run("torpor", "render", "local").stdout
         again = {bare(path.replace("/usr/local/", "/usr/")) for path in installed(own)}
         assert {bare(path) for path in files if not OF_DEBIAN.fullmatch(path)} == again
@@ -188,6 +190,23 @@ def test_what_make_install_installs_works_without_a_package_and_goes_without_a_t
         make("uninstall", f"DESTDIR={own.root}")
     assert own.run("find", "/usr/local", "/etc/containers", "-not", "-type", "d").stdout == before
     own.run("apt-get", "install", "--yes", packaged)
+
+
+def test_what_is_uninstalled_is_torpors_alone(tmp_path: Path) -> None:
+    home = tmp_path / "torpor-home"
+    (home / "share/doc").mkdir(parents=True)
+    (home / "share/doc/torpor-notes").write_text("mine")
+    words = (f"PREFIX={home}", "DESTDIR=/", f"HOOKSDIR={home}/hooks.d")
+    make("install", *words)
+    make("install", *words)
+    assert (home / "libexec/torpor/start").stat().st_mode & 0o111
+    launcher = (home / "bin/torpor").read_text()
+    assert f'"{home}/lib/python3/dist-packages", "' in launcher
+    assert not list(home.rglob("*.new"))
+    make("uninstall", *words)
+    left = [path.name for path in home.rglob("*") if path.is_file()]
+    assert left == ["torpor-notes"]
+    assert not list(home.rglob("torpor"))
 
 
 def installed(machine: Machine) -> list[str]:
@@ -207,7 +226,7 @@ def bare(path: str) -> str:
 
 def test_the_rpm_has_what_the_debian_package_has() -> None:
     make("rpm", "deb")
-    (rpm,) = (TOP / "dist").glob("torpor-*.noarch.rpm")
+    rpm = TOP / f"dist/torpor-{VERSION}-1.noarch.rpm"
     deb = newest_deb()
     assert deb
     listed = ["rpm", "--query", "--package", "--queryformat", "[%{FILEMODES:perms} %{FILENAMES}\n]"]
@@ -226,13 +245,12 @@ def output(*words: str) -> list[str]:
 
 def test_the_command_is_there_after_pip_installed_it_into_an_environment(tmp_path: Path) -> None:
     make("wheel")
-    (wheel,) = (TOP / "dist").glob("torpor-*.whl")
+    wheel = TOP / f"dist/torpor-{VERSION}-py3-none-any.whl"
     environment = tmp_path / "environment"
     output(sys.executable, "-m", "venv", "--system-site-packages", str(environment))
     pip = (str(environment / "bin/pip"), "install", "--quiet", "--no-index", "--no-deps")
     # Debian 12, where this may run, has 3.11.
     output(*pip, "--ignore-requires-python", str(wheel))
-    assert output(str(environment / "bin/torpor"), "--version") == ["torpor 0.1.0"]
-    (tmp_path / "web.yaml").write_text("rootfs: /\ncommand: [/bin/true]\n")
+    assert output(str(environment / "bin/torpor"), "--version") == [f"torpor {VERSION}"]
     script = "from torpor import definition, record; print(record.FORMAT)"
     assert output(str(environment / "bin/python"), "-Ic", script) == ["1"]

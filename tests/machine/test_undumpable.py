@@ -169,4 +169,6 @@ def test_what_criu_cannot_save_is_named_with_a_remedy(container: Container, what
     )
     container.start()
     container.wait_for_line("begun")
-    assert_ended_gracefully(container, words, remedies.of([words]))
+    remedy = remedies.of([words])
+    assert remedy
+    assert_ended_gracefully(container, words, remedy)

@@ -1,5 +1,6 @@
 """Entries of the journal: each event has an id of its own and an explanation."""
 
+import os
 import re
 import socket
 from pathlib import Path
@@ -72,7 +73,7 @@ def fields(message: bytes) -> dict[str, str]:
 def test_an_entry_has_its_fields(
     journald: socket.socket, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("JOURNAL_STREAM", "8:1")
+    monkeypatch.setattr(journal, "leads_there", lambda fd: True)
     web = Container("web")
     events.tell(events.ASLEEP, web, "asleep", generation=7, image_bytes=9, frozen_s=0.25)
     said = fields(journald.recv(1 << 16))
@@ -103,6 +104,7 @@ def test_without_a_journal_it_is_said_on_standard_error(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setattr(journal, "_SOCKET", str(tmp_path / "nobody"))
+    monkeypatch.setattr(journal, "leads_there", lambda fd: True)
     monkeypatch.setenv("JOURNAL_STREAM", "8:1")
     events.tell(events.LOST, Container("web"), "lost", hint="look")
     assert capfd.readouterr().err == "<3>web: lost\n<3>  look\n"
@@ -115,3 +117,15 @@ def test_who_asks_at_a_terminal_reads_it_there_too(
     events.tell(events.WENT_BACK, Container("web"), "back", generation=3)
     assert fields(journald.recv(1 << 16))["MESSAGE"] == "web: back"
     assert capfd.readouterr().err == "web: back\n"
+
+
+def test_a_stream_that_was_redirected_does_not_lead_to_the_journal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (tmp_path / "here").open("w") as here, (tmp_path / "elsewhere").open("w") as elsewhere:
+        status = os.fstat(here.fileno())
+        monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino}")
+        assert journal.leads_there(here.fileno())
+        assert not journal.leads_there(elsewhere.fileno())
+    monkeypatch.delenv("JOURNAL_STREAM")
+    assert not journal.leads_there(2)

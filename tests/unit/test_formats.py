@@ -13,7 +13,9 @@ import pytest
 import xxhash
 
 from torpor import (
+    addressing,
     capture,
+    cni,
     images,
     last_rendering,
     lease,
@@ -27,7 +29,7 @@ from torpor import (
     state,
     transitions,
 )
-from torpor.commands import discard, start
+from torpor.commands import discard, start, status
 from torpor.container import Container
 from torpor.errors import NewerFormatError
 
@@ -127,3 +129,40 @@ def test_what_a_newer_torpor_wrote_is_refused_and_left_as_it_is(
     with pytest.raises(NewerFormatError, match=NEWER_FORMAT):
         reads(slept)
     assert {path: path.read_bytes() for path in top.rglob("*") if path.is_file()} == before
+
+
+def test_a_newer_neighbour_says_nothing_about_the_images_of_another(
+    slept: Container, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "STATE_ROOT", str(tmp_path))
+    monkeypatch.setattr(lease, "FOREIGN_ROOT", str(tmp_path / "foreign"))
+    neighbour = tmp_path / "newer"
+    neighbour.mkdir()
+    newer = record.FORMAT + 1
+    (neighbour / "network").write_bytes(b"torpor-lease=%d\nkind=bridge\n" % newer)
+    text = record.read_bytes(f"{slept.state_dir}/network")
+    assert text is not None
+    saved = lease.parse(text, "network")
+    saved.boot = "another"
+    with pytest.raises(NewerFormatError, match=NEWER_FORMAT), lease.Table() as table:
+        addressing.give_again("web", saved, table)
+
+
+def test_a_newer_snapshot_is_none_in_a_table(
+    slept: Container, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def newer(container: Container) -> None:
+        raise NewerFormatError(f"{container.name}: newer")
+
+    monkeypatch.setattr(snapshots, "known", newer)
+    assert status._snapshots(slept) == []
+
+
+def test_a_call_of_cni_plugins_has_the_format_too(tmp_path: Path) -> None:
+    call = cni.Call("net", "1.0.0", [{"type": "bridge"}], "", "eth0", None)
+    text = cni.serialize(call)
+    assert cni.parse(text, "here") == call
+    assert cni.parse(text.replace(b'"format": 1, ', b""), "here") == call
+    newer = text.replace(b'"format": 1', b'"format": %d' % (record.FORMAT + 1))
+    with pytest.raises(NewerFormatError, match=NEWER_FORMAT):
+        cni.parse(newer, "here")

@@ -20,8 +20,8 @@ from torpor.errors import TorporError
 from . import write_log
 from .vm import Vm
 
-CUTS = int(os.environ.get("CUTS") or 2)
-STATES = int(os.environ.get("STATES") or 250)
+CUTS = int(os.environ.get("CUTS") or 1)
+STATES = int(os.environ.get("STATES") or 120)
 SEED = os.environ.get("SEED") or str(time.time_ns())
 NAMES = ("cut0", "cut1")
 DATA = "/srv/data"

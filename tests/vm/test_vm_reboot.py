@@ -30,7 +30,7 @@ while True:
 UNTIL = 'until journalctl -u "$1" -o cat | grep -q "$2"; do sleep 0.5; done'
 COUNTERS: list[dict[str, object]] = [
     {},
-    {"user": "1000:1000"},
+    {"user": "1000:1000"},  # without a user namespace: CRIU needs CAP_SYS_RESOURCE for it
     {"resources": {"memory-max": "64M", "tasks-max": 20, "cpu-quota": "50%"}},
     {"network": {"bridge": "vb0", "subnet": "10.80.0.0/24"}},
 ]
@@ -73,6 +73,8 @@ def test_five_containers_go_on_after_a_reboot(vm: Vm, five: list[Container]) -> 
         numbers = container.numbers()
         assert len(numbers) > 3
         assert without_gap(numbers)
+    status = vm.read(f"/proc/{five[1].property('MainPID')}/status")
+    assert re.search(r"^Uid:\t1000\t", status, re.MULTILINE)
     limited = five[2].property("ControlGroup")
     assert vm.read(f"/sys/fs/cgroup{limited}/payload/pids.max").strip() == "20"
 
