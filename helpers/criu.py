@@ -3,9 +3,9 @@
 import os
 import select
 
-from torpor import process, record
+from torpor import inquiry, process, record
 from torpor.cgroup import Cgroup, own_unit, supervisor_of
-from torpor.container import RUN_ROOT, RUNC_ROOT, Container
+from torpor.container import RUNC_ROOT, Container
 from torpor.process import read_small
 
 CONFIG = "/usr/share/torpor/criu.conf"
@@ -24,28 +24,14 @@ PRE_RESUME = "pre-resume"  # asked only where the script cannot see CRIU
 
 
 def version() -> tuple[int, ...]:
-    """CRIU's version, () when it cannot be run. Asked once per boot and installed binary."""
-    path = process.find("criu")
-    if not path:
-        return ()
-    stat = os.stat(path)
-    stamp = f"{path}:{stat.st_ino}:{stat.st_size}:{stat.st_mtime_ns}"
-    cache = f"{RUN_ROOT}/.criu-version"
-    known = read_small(cache).split("\n")
-    if known[0] != stamp:
-        status, text = process.output([path, "--version"])
-        known = [stamp, _version_word(text) if status == 0 else ""]
-        _remember(cache, "\n".join(known))
-    return tuple(int(part) for part in known[1].split(".") if part.isdigit())
+    """CRIU's version, () when it cannot be run."""
+    said = inquiry.once("criu", "version", _ask_version)
+    return tuple(int(part) for part in said.split(".") if part.isdigit())
 
 
-def _remember(cache: str, text: str) -> None:
-    """Where that cannot be, on a full disk or when another does it too, CRIU is asked again."""
-    try:
-        record.make_directory(RUN_ROOT)
-        record.replace(cache, text.encode())
-    except OSError:
-        pass
+def _ask_version(path: str) -> str:
+    status, text = process.output([path, "--version"])
+    return _version_word(text) if status == 0 else ""
 
 
 def missing() -> str:

@@ -6,7 +6,7 @@ a checkpoint.
 
 import os
 
-from torpor import criu, mounts, process, record, umask
+from torpor import criu, inquiry, mounts, process, record, umask
 from torpor.container import Container
 from torpor.errors import ForeignContainerError, RuntimeFailedError
 from torpor.process import Child, read_small
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 _CHECKPOINT_OPTIONS = ["--file-locks"]
 # What runc says to CRIU outweighs CRIU's configuration.
 _KEEP_CONNECTIONS = ["--tcp-established"]
+# Of criu.conf too, and so what a runc that knows them says unless it is told.
+_OPTIONS_OF_NEWER = ("--tcp-skip-in-flight", "--link-remap")
 # What the host mounts and unmounts meanwhile is seen within, but nothing the other way round.
 _OWN_MOUNTS = ["unshare", "--mount", "--propagation", "slave", "--"]
 _HOOK_WORDS_MAX = 1000  # they hold all that the hook printed
@@ -83,7 +85,7 @@ def checkpoint(
     _begin_log(container)
     argv = _argv(
         container, "checkpoint", "--image-path", images, "--work-path", work,
-        *_CHECKPOINT_OPTIONS, *(["--leave-running"] if leave_running else []),
+        *_CHECKPOINT_OPTIONS, *_options_of_newer(), *(["--leave-running"] if leave_running else []),
         *(["--pre-dump"] if only_memory else []), *(["--parent-path", parent] if parent else []),
         *(_KEEP_CONNECTIONS if keeps_connections else []), container.name,
     )  # fmt: skip
@@ -91,6 +93,16 @@ def checkpoint(
         return _spawn_quietly(argv, env, umask.PRIVATE)
     with Within(within):
         return _spawn_quietly(argv, env, umask.PRIVATE)
+
+
+def _options_of_newer() -> list[str]:
+    return inquiry.once("runc", "options", _ask_options).split()
+
+
+def _ask_options(path: str) -> str:
+    """Which of those it knows."""
+    _, text = process.output([path, "checkpoint", "--help"], timeout_s=5.0)
+    return " ".join(option for option in _OPTIONS_OF_NEWER if option in text)
 
 
 def restore(

@@ -59,7 +59,7 @@ def test_fifty_sleep_and_wake_at_once_three_times_and_leave_nothing(machine: Mac
         for container in containers:
             container.remove()
     # What torpor makes once for all containers, and keeps.
-    once = {"/run/torpor/.locks", "/run/torpor/.criu-version"}
+    once = {"/run/torpor/.locks", "/run/torpor/.criu-version", "/run/torpor/.runc-options"}
     assert [line for line in look(machine) if line not in once] == [
         line for line in before if line not in once
     ]

@@ -17,7 +17,7 @@ SECCOMP = {"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_X86_6
 # What a look must leave as it was: mounts, the run directory, the state directory.
 SEEN = r"""
 findmnt -rno TARGET,SOURCE
-find /run/torpor -mindepth 1 -not -path '*/.locks*' -not -name '.criu-version'
+find /run/torpor -mindepth 1 -not -path '*/.locks*' -not -name '.*-version' -not -name '.*-options'
 find "/var/lib/torpor/$1" -printf '%p %T@ %C@ %s\n' 2>/dev/null | sort
 true
 """
