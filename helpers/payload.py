@@ -1,6 +1,7 @@
 """The container's processes and what they leave behind on the host."""
 
 import os
+import time
 
 from torpor import images, mounts, networking, preparation, process, record, runc, signals, state
 from torpor.cgroup import Cgroup, payload_of
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 KILL_TIMEOUT_S = 30.0
+_LEFT_OVER_TIMEOUT_S = 10.0
+_POLL_S = 0.01
 
 _BUNDLE_CONFIG = "config.json"
 _MACHINES = "/run/systemd/machines"  # where machined keeps its records
@@ -81,6 +84,29 @@ def clear(container: Container, cgroup: Cgroup) -> list[str]:
     warnings = preparation.undo(container) if os.path.exists(container.run_dir) else []
     _remove_run_dir(container)
     return warnings + images.shut_all(container) + networking.leave(container)
+
+
+def end_left_over(unit_cgroup: str) -> bool:
+    """Kill each runc and CRIU that a killed helper has left in a unit that starts; was there one?
+
+    A ``runc delete`` of before waits for the end of its container, and then removes the state of
+    whoever has that name. Not before clear(): of what a CRIU holds nothing must run on.
+    """
+    left = [pid for pid in Cgroup(unit_cgroup).pids() if process.name(pid) in ("runc", "criu")]
+    for pid in left:
+        try:
+            os.kill(pid, signals.KILL)
+        except ProcessLookupError:
+            pass
+    deadline_s = time.monotonic() + _LEFT_OVER_TIMEOUT_S
+    while any(map(_is_alive, left)) and time.monotonic() < deadline_s:
+        time.sleep(_POLL_S)
+    return bool(left)
+
+
+def _is_alive(pid: int) -> bool:
+    """A zombie has no command line."""
+    return bool(process.read_small(f"/proc/{pid}/cmdline"))
 
 
 # What we made in the run directory, and whether we made the files in it too.

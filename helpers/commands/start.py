@@ -64,7 +64,10 @@ def main() -> None:
 
 def _start(container: Container) -> None:
     unit_cgroup = own_unit()
-    warn(container.name, payload.clear(container, payload.cgroup_of(container, unit_cgroup)))
+    cgroup = payload.cgroup_of(container, unit_cgroup)
+    warn(container.name, payload.clear(container, cgroup))
+    if payload.end_left_over(unit_cgroup):
+        warn(container.name, payload.clear(container, cgroup))
     current = _settled(container, _read_state(container))
     if state.plan(current) == state.AWAY:
         from torpor import leaving  # seldom so

@@ -176,3 +176,25 @@ def test_a_runc_delete_while_it_wakes_takes_no_file(
     counter.machine.run("runc", "delete", "--force", counter.name, check=False)
     go_on(counter)
     assert_next_start(counter, finds, before)
+
+
+# A process of that name, in the cgroup of a unit that is down.
+LEFT_OVER = """
+mkdir -p "$1/supervisor" /run/runc-left
+cp /usr/bin/sleep /run/runc-left/runc
+/run/runc-left/runc 600 &
+echo $! >"$1/supervisor/cgroup.procs"
+echo $!
+"""
+
+
+def test_a_runc_that_a_killed_helper_left_is_ended_before_a_start(counter: Container) -> None:
+    machine = counter.machine
+    counter.stop()
+    group = f"/sys/fs/cgroup/torpor.slice/torpor@{counter.name}.service"
+    left = machine.popen("sh", "-ec", LEFT_OVER, "sh", group)
+    assert left.stdout
+    pid = left.stdout.readline().strip()
+    counter.start()
+    assert counter.property("StatusText").startswith("restored"), counter.journal()
+    assert machine.run("test", "-e", f"/proc/{pid}", check=False).returncode
