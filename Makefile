@@ -142,7 +142,6 @@ install: ## all of it, without a package: DESTDIR= PREFIX=/usr/local
 	$(call put,644,$(ZSHDIR),packaging/completions/_torpor)
 	$(call put,644,$(DATADIR)/fish/vendor_completions.d,packaging/completions/torpor.fish)
 	$(foreach section,1 5 7 8,$(call put,644,$(DATADIR)/man/man$(section),packaging/man/*.$(section).md,$(MAN)))
-
 	$(if $(DESTDIR),,$(PYTHON) -m compileall -q "$(PYTHONDIR)/torpor")
 	@$(if $(DESTDIR),,echo "now: systemctl daemon-reload; journalctl --update-catalog")
 

@@ -1,7 +1,6 @@
 """The container's processes and what they leave behind on the host."""
 
 import os
-import time
 
 from torpor import images, mounts, networking, preparation, process, record, runc, signals, state
 from torpor.cgroup import Cgroup, payload_of
@@ -16,7 +15,6 @@ if TYPE_CHECKING:
 
 KILL_TIMEOUT_S = 30.0
 _LEFT_OVER_TIMEOUT_S = 10.0
-_POLL_S = 0.01
 
 _BUNDLE_CONFIG = "config.json"
 _MACHINES = "/run/systemd/machines"  # where machined keeps its records
@@ -94,19 +92,8 @@ def end_left_over(unit_cgroup: str) -> bool:
     """
     left = [pid for pid in Cgroup(unit_cgroup).pids() if process.name(pid) in ("runc", "criu")]
     for pid in left:
-        try:
-            os.kill(pid, signals.KILL)
-        except ProcessLookupError:
-            pass
-    deadline_s = time.monotonic() + _LEFT_OVER_TIMEOUT_S
-    while any(map(_is_alive, left)) and time.monotonic() < deadline_s:
-        time.sleep(_POLL_S)
+        process.kill_tree(pid, _LEFT_OVER_TIMEOUT_S)
     return bool(left)
-
-
-def _is_alive(pid: int) -> bool:
-    """A zombie has no command line."""
-    return bool(process.read_small(f"/proc/{pid}/cmdline"))
 
 
 # What we made in the run directory, and whether we made the files in it too.

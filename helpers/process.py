@@ -209,7 +209,7 @@ def read_small(path: str) -> str:
         os.close(fd)
 
 
-def kill_tree(pid: int) -> None:
+def kill_tree(pid: int, timeout_s: float = _GONE_S) -> None:
     """SIGKILL a process and all below it, parents first so that nobody notices and reacts.
 
     Each is stopped before its children are looked for: it makes no more of them. They are gone
@@ -217,7 +217,7 @@ def kill_tree(pid: int) -> None:
     """
     killed: list[int] = []
     _kill_tree(pid, killed)
-    deadline_s = time.monotonic() + _GONE_S
+    deadline_s = time.monotonic() + timeout_s
     for fd in killed:
         readable(fd, max(0.0, deadline_s - time.monotonic()))
         os.close(fd)

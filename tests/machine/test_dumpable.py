@@ -178,12 +178,8 @@ def test_an_open_file_that_has_another_name_by_now(
 def test_what_an_image_that_was_never_woken_has_left_is_in_nobodys_way(
     container: Container,
 ) -> None:
-    program, step = (text.format(place="/srv") for text in (TWO_NAMES, STILL_TWO))
-    start(
-        container,
-        f"import os; os.path.exists('/srv/second') and os.unlink('/srv/second')\n{program}",
-        step,
-    )
+    program, step = (text.format(place="/srv") for text in (BEGIN_AGAIN + TWO_NAMES, STILL_TWO))
+    start(container, program, step)
     container.stop()
     assert container.state() == "READY"
     left = container.machine.run("ls", f"{PYTHON_ROOT}/srv").stdout.split()

@@ -64,14 +64,13 @@ if not os.fork():
     while True: time.sleep(1)
 time.sleep(0.3)
 """
-_NEW = {"user": 0x10000000, "net": 0x40000000, "uts": 0x4000000, "ipc": 0x8000000}
+_NESTED = {"user": 0x10000000, "uts": 0x4000000, "ipc": 0x8000000}
 OBSTACLES = {
     **{
         kind: (_APART.format(flag=flag, then=""), f"Can't dump nested {kind} namespace")
-        for kind, flag in _NEW.items()
-        if kind != "net"
+        for kind, flag in _NESTED.items()
     },
-    "net": (_APART.format(flag=_NEW["net"], then=""), "more than one netns"),
+    "net": (_APART.format(flag=0x40000000, then=""), "more than one netns"),
     "pid": (_APART.format(flag=0x20000000, then="os.fork()"), "Can't dump nested pid namespace"),
     "userfaultfd": ("must(libc.syscall(323, 1))", "anon_inode:[userfaultfd]"),
     "landlock": (
